@@ -1,0 +1,54 @@
+"""kprune: pruning for Keras 3 that the device feels."""
+
+__version__ = "0.1.0"
+
+from kprune.allocation import Allocation, Global, Lamp, Uniform
+from kprune.callbacks import PruningCallback
+from kprune.criteria import Criterion, Magnitude
+from kprune.export import export
+from kprune.granularity import Element, Granularity
+from kprune.inspection import Inspection, inspect
+from kprune.layers import Pruned
+from kprune.plan import Plan, Rule
+from kprune.prunable import register_prunable
+from kprune.pruner import PruningWarning
+from kprune.report import PruningReport, Report
+from kprune.schedules import (
+    ConstantSparsity,
+    Epochs,
+    FitFraction,
+    PolynomialDecay,
+    Schedule,
+)
+from kprune.transform import hold_zeros, prune, release, strip
+
+__all__ = [
+    "Allocation",
+    "ConstantSparsity",
+    "Criterion",
+    "Element",
+    "Epochs",
+    "FitFraction",
+    "Global",
+    "Granularity",
+    "Inspection",
+    "Lamp",
+    "Magnitude",
+    "Plan",
+    "PolynomialDecay",
+    "Pruned",
+    "PruningCallback",
+    "PruningReport",
+    "PruningWarning",
+    "Report",
+    "Rule",
+    "Schedule",
+    "Uniform",
+    "export",
+    "hold_zeros",
+    "inspect",
+    "prune",
+    "register_prunable",
+    "release",
+    "strip",
+]

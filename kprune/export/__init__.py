@@ -1,0 +1,438 @@
+"""`kprune.export`: a Keras model becomes a file that was run on the device's runtime.
+
+This module changes when the order of that work does; each step is in a module of its
+own. Everything that can be checked is checked before anything is converted, and the
+files are written last, after the file has loaded, run and agreed with Keras.
+"""
+
+import gzip
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.export import tflite
+from kprune.export.baseline import without_zeros
+from kprune.export.compare import check as check_differences
+from kprune.export.compare import compare
+from kprune.export.convert import check as check_convertible
+from kprune.export.convert import convert
+from kprune.export.cost import count_macs
+from kprune.export.csource import check_free, render
+from kprune.export.files import check_path, write_together
+from kprune.export.interface import Interface, of_model
+from kprune.export.latency import summarise
+from kprune.export.litert import Session, times
+from kprune.export.precision import in_float32
+from kprune.export.pruned import parameters, records, weights_of
+from kprune.export.samples import Samples, collect, first_batch, random_samples
+from kprune.export.targets import NEEDS_DATA, Target, choose
+from kprune.export.tflm import MicroRun, check_installed, check_operators
+from kprune.export.tflm import run as run_in_tflm
+from kprune.report import Arena, FileSize, Latency, OutputDifference, Report
+
+_BATCH = 32
+
+# What files are timed against.
+_FILLED = "this file with its zeros filled"
+_DENSE = "dense float32"
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    target: str = "android",
+    quantization: str | None = None,
+    representative_data: Any = None,
+    *,
+    dense: keras.Model | str | os.PathLike[str] | None = None,
+    num_samples: int = 200,
+    tolerance: float | None = None,
+    benchmark: bool = True,
+    c_source: bool = True,
+) -> Report:
+    """Writes a model for a device, after running it on the device's runtime here.
+
+    The file is converted, loaded and run; its outputs are compared with Keras's; then
+    it is written, or nothing is. The model may be pruned in place, hold
+    `kprune.Pruned` wrappers or be dense, and is left as it was.
+
+    Args:
+        model: A built Keras model.
+        path: The `.tflite` file to write. Its folder must exist.
+        target: `"android"` (LiteRT; float32 inputs and outputs) or
+            `"microcontroller"` (TensorFlow Lite Micro; int8 or int16 inputs and
+            outputs for `"int8"` and `"int16x8"`, and a C source and header beside the
+            file).
+        quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
+            default `"dynamic"` for android, which needs no data, and `"int8"` for
+            microcontrollers, which have no other small form.
+        representative_data: Inputs as the device will see them: an array; a tuple, list
+            or dict of arrays for several inputs; a `tf.data.Dataset` or an iterable of
+            batches. Needed for `"int8"` and `"int16x8"`, whose ranges are calibrated
+            on it, and used to compare outputs. Without it, outputs are compared on
+            random inputs, and the report says so.
+        dense: What sizes are compared with: the dense model (converted to float32) or a
+            `.tflite` file. By default this model's own float32 file with random values
+            in place of the zeros.
+        num_samples: The most samples of the data to use, at least 1.
+        tolerance: The largest difference from Keras (L2 norm, relative) at which the
+            file is still written. By default 0.001 for `"none"`, 0.05 for `"float16"`
+            and 0.5 for the others.
+        benchmark: Whether to measure times. They take about four seconds.
+        c_source: Whether to write the C files for a microcontroller.
+
+    Returns:
+        What was measured. `print` it.
+
+    Raises:
+        TypeError: If the model, path or data is of the wrong type.
+        ValueError: If an argument is unknown or does not fit, the model cannot be
+            converted, the runtime cannot run it, or it computes wrongly. Nothing is
+            written then.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(_not_a_model("model", model))
+    file = check_path(path)
+    chosen, quantization = choose(target, quantization)
+    _check_options(quantization, representative_data, num_samples, tolerance)
+    micro = chosen.name == "microcontroller"
+    if micro:
+        check_installed()
+        if c_source:
+            check_free(file)
+    check_convertible(model, quantization, chosen.name)
+    if isinstance(dense, keras.Model):
+        check_convertible(dense, "none", chosen.name)
+    elif dense is not None:
+        dense = _read_dense(dense)
+
+    computing = in_float32(model)
+    interface, samples = _interface_and_samples(
+        computing, representative_data, num_samples
+    )
+    expected = _keras_outputs(interface, samples)
+    data = convert(interface, computing, quantization, samples, chosen.integer_io)
+    if micro:
+        check_operators(data, chosen)
+    session = Session(data, interface)
+    names = interface.output_names
+    differences = compare(
+        names, "LiteRT", expected, session.run(samples), session.steps
+    )
+    check_differences(differences, quantization, tolerance)
+    run = None
+    if micro:
+        run = run_in_tflm(
+            data, session, samples, without_zeros(data) if benchmark else None
+        )
+        in_tflm = compare(names, chosen.runtime, expected, run.outputs, session.steps)
+        check_differences(in_tflm, quantization, tolerance)
+        differences += in_tflm
+
+    dense_data, dense_from = _dense_file(
+        dense, data, quantization, interface, computing
+    )
+    latency = _latency(session, data, dense_data, dense_from, samples, run, benchmark)
+    contents = {file: data}
+    if run is not None and c_source:
+        note = f"{file.name} as C, the Keras model {model.name} in {quantization}."
+        contents |= render(data, file, run.arena_bytes, note)
+    report = _report(
+        model=model,
+        target=chosen,
+        quantization=quantization,
+        contents=contents,
+        dense_size=_size(dense_data),
+        dense_from=dense_from,
+        session=session,
+        interface=interface,
+        samples=samples,
+        differences=differences,
+        latency=latency,
+        run=run,
+    )
+    write_together(contents)
+    return report
+
+
+def _not_a_model(argument: str, value: Any) -> str:
+    module = type(value).__module__
+    hint = (
+        " Models of tf_keras (Keras 2) must be rebuilt in Keras 3."
+        if module.startswith("tf_keras")
+        else ""
+    )
+    return (
+        f"`{argument}` must be a Keras 3 model. "
+        f"Received: {type(value).__name__} of {module}.{hint}"
+    )
+
+
+def _check_options(
+    quantization: str, data: Any, num_samples: int, tolerance: float | None
+) -> None:
+    if data is None and quantization in NEEDS_DATA:
+        raise ValueError(
+            f"quantization={quantization!r} needs `representative_data`: some hundred "
+            "inputs as the device will see them, for instance "
+            "representative_data=x_train[:200]. Only quantization='none', 'float16' "
+            "and 'dynamic' do without."
+        )
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(
+            f"`num_samples` must be an integer of at least 1. Received: {num_samples}."
+        )
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(
+            "`tolerance` must be a positive relative difference, such as 0.1. "
+            f"Received: {tolerance}."
+        )
+
+
+def _read_dense(dense: Any) -> bytes:
+    if not isinstance(dense, (str, os.PathLike)):
+        raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
+    try:
+        data = Path(dense).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"Cannot read `dense`, {str(dense)!r}: {error.strerror}."
+        ) from error
+    tflite.parse(data)
+    return data
+
+
+def _interface_and_samples(
+    model: keras.Model, data: Any, num_samples: int
+) -> tuple[Interface, Samples]:
+    example = None
+    if data is not None and not getattr(model, "inputs", None):
+        example, data = first_batch(data)
+    interface = of_model(model, example)
+    if data is None:
+        return interface, random_samples(interface.inputs)
+    return interface, collect(data, interface.inputs, num_samples)
+
+
+def _keras_outputs(interface: Interface, samples: Samples) -> list[np.ndarray]:
+    """Returns Keras's own outputs; `predict` would leave a trace in the model."""
+    batches = []
+    for start in range(0, samples.count, _BATCH):
+        batch = [array[start : start + _BATCH] for array in samples.arrays]
+        tensors = [keras.ops.convert_to_tensor(array) for array in batch]
+        outputs = interface.call(tensors)
+        batches.append([keras.ops.convert_to_numpy(output) for output in outputs])
+    expected = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    for name, values in zip(interface.output_names, expected, strict=True):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"Output {name!r} of the Keras model itself has values that are NaN or "
+                "infinite, so that there is nothing to compare the file with. Check "
+                "the model's weights."
+            )
+    return expected
+
+
+def _dense_file(
+    dense: keras.Model | bytes | None,
+    data: bytes,
+    quantization: str,
+    interface: Interface,
+    model: keras.Model,
+) -> tuple[bytes, str]:
+    """Returns the dense float32 file to compare sizes with, and what it is."""
+    if isinstance(dense, bytes):
+        return dense, "the file passed as `dense`"
+    if dense is not None:
+        converted = convert(of_model(dense), dense, "none", None, False)
+        return converted, f"the model {dense.name!r}, passed as `dense`"
+    if quantization != "none":
+        data = convert(interface, model, "none", None, False)
+    return (
+        without_zeros(data),
+        "this model's own float32 file, its zeros replaced by random values",
+    )
+
+
+def _latency(
+    session: Session,
+    data: bytes,
+    dense_data: bytes,
+    dense_from: str,
+    samples: Samples,
+    run: MicroRun | None,
+    benchmark: bool,
+) -> tuple[Latency, ...]:
+    if not benchmark:
+        return ()
+    interface = session.interface
+    row = next(samples.rows())
+    baselines = {_FILLED: Session(without_zeros(data), interface)}
+    if _same_interface(dense_data, data):
+        baselines[_DENSE] = Session(dense_data, interface)
+    found = times([*baselines.values(), session], row)
+    result = [
+        summarise("LiteRT, 1 thread", name, before, found[-1])
+        for name, before in zip(baselines, found, strict=False)
+    ]
+    if run is not None and run.times:
+        result.append(
+            summarise(
+                "TensorFlow Lite Micro, reference kernels",
+                _FILLED,
+                *run.times,
+            )
+        )
+    return tuple(result)
+
+
+def _same_interface(first: bytes, second: bytes) -> bool:
+    """Returns whether two files have the same inputs and outputs, types aside."""
+    return _ends(first) == _ends(second) is not None
+
+
+def _ends(data: bytes) -> list[dict[str, tuple[int, ...]]] | None:
+    """Returns shapes of inputs and outputs by name; `None` without a signature."""
+    file = tflite.parse(data)
+    if not file.signatures:
+        return None
+    tensors, signature = file.subgraphs[0].tensors, file.signatures[0]
+    return [
+        {name: tensors[index].shape for name, index in named.items()}
+        for named in (signature.inputs, signature.outputs)
+    ]
+
+
+def _size(data: bytes) -> FileSize:
+    return FileSize(len(data), len(gzip.compress(data, 9, mtime=0)))
+
+
+def _report(
+    *,
+    model: keras.Model,
+    target: Target,
+    quantization: str,
+    contents: dict[Path, bytes],
+    dense_size: FileSize,
+    dense_from: str,
+    session: Session,
+    interface: Interface,
+    samples: Samples,
+    differences: Sequence[OutputDifference],
+    latency: tuple[Latency, ...],
+    run: MicroRun | None,
+) -> Report:
+    files = list(contents)
+    data = contents[files[0]]
+    parsed = tflite.parse(data)
+    macs = count_macs(parsed)
+    weights, notes = records(weights_of(model), parsed)
+    total, nonzero = parameters(model)
+    compared_on = (
+        f"{samples.count} random inputs (no representative_data was given)"
+        if samples.random
+        else f"{samples.count} samples of representative_data"
+    )
+    return Report(
+        path=str(files[0]),
+        files=tuple(map(str, files)),
+        target=target.name,
+        runtime=target.runtime,
+        quantization=quantization,
+        inputs=_described([item.name for item in interface.inputs], session.inputs),
+        outputs=_described(interface.output_names, session.outputs),
+        size=_size(data),
+        dense_size=dense_size,
+        dense_from=dense_from,
+        weights=weights,
+        parameters=total,
+        nonzero_parameters=nonzero,
+        macs=macs.total,
+        nonzero_macs=macs.nonzero,
+        uncounted=macs.uncounted,
+        operators=parsed.operator_counts(),
+        differences=tuple(differences),
+        compared_on=compared_on,
+        latency=latency,
+        arena=None
+        if run is None
+        else Arena(run.arena_bytes, run.arena_head, run.arena_tail),
+        notes=(
+            *notes,
+            *_unmeasured_notes(latency, dense_from),
+            *_quantization_notes(parsed, quantization),
+            *_difference_notes(differences),
+            *_latency_notes(latency),
+            *(fact.text for fact in target.facts),
+        ),
+    )
+
+
+def _described(
+    names: Sequence[str], details: Sequence[dict[str, Any]]
+) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    return tuple(
+        (name, tuple(int(n) for n in item["shape"]), np.dtype(item["dtype"]).name)
+        for name, item in zip(names, details, strict=True)
+    )
+
+
+def _quantization_notes(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
+    """Returns sentences on operators that stayed in floating point."""
+    if quantization not in NEEDS_DATA:
+        return []
+    floating = sorted(
+        {
+            operator.name
+            for graph in parsed.subgraphs
+            for operator in graph.operators
+            if operator.name not in ("QUANTIZE", "DEQUANTIZE")
+            and any(
+                index >= 0 and graph.tensors[index].type == "FLOAT32"
+                for index in operator.outputs
+            )
+        }
+    )
+    if not floating:
+        return []
+    return [
+        f"These operators stayed in float32, having no {quantization} form: "
+        f"{', '.join(floating)}."
+    ]
+
+
+def _unmeasured_notes(latency: Sequence[Latency], dense_from: str) -> list[str]:
+    if not latency or any(item.baseline == _DENSE for item in latency):
+        return []
+    return [
+        f"{dense_from[0].upper()}{dense_from[1:]}, was not timed: its inputs or "
+        "outputs differ in name or shape from this file's."
+    ]
+
+
+def _latency_notes(latency: Sequence[Latency]) -> list[str]:
+    """Returns sentences on files that run clearly slower than the dense float32 one."""
+    return [
+        f"In {item.runtime}, this file takes {1 / item.ratio:.2g} times as long as "
+        f"{item.baseline} on this machine: measure on the device before choosing "
+        "this quantisation."
+        for item in latency
+        if item.baseline == _DENSE and item.high < 0.9
+    ]
+
+
+def _difference_notes(differences: Sequence[OutputDifference]) -> list[str]:
+    """Returns sentences on outputs whose own step is coarser than their values."""
+    return [
+        f"Output {item.output!r} differs by {item.relative:.2g} of its size although "
+        "no value is off by more than two of its integer steps: its values are small "
+        "beside the step. Logits keep more than softmax probabilities do."
+        for item in differences
+        if item.relative > 0.25
+        and item.step is not None
+        and item.max_abs <= 2 * item.step
+    ]

@@ -1,0 +1,108 @@
+"""Where exported files go: checking a path early, and writing all files or none.
+
+This module changes when the rules for output files do.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Returns `path` as a `Path` after making sure that a file can be written there.
+
+    Args:
+        path: The `.tflite` file to write. Its folder must exist.
+
+    Raises:
+        TypeError: If `path` is not a path.
+        ValueError: If it has another suffix, is a folder, or its folder is missing or
+            not writable.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            "`path` must be a string or a path object. "
+            f"Received: {path!r} of type {type(path).__name__}."
+        )
+    file = Path(path)
+    if file.suffix != ".tflite" or file.stem.startswith("."):
+        raise ValueError(
+            f"`path` must name a '.tflite' file. Received: {str(file)!r}. "
+            f"Write, for instance, {str(file.with_suffix('.tflite'))!r}."
+            if file.name
+            else f"`path` must name a '.tflite' file. Received: {str(file)!r}."
+        )
+    if file.is_dir():
+        raise ValueError(f"`path` is a folder: {str(file)!r}. Name a file inside it.")
+    folder = file.parent
+    if not folder.is_dir():
+        raise ValueError(
+            f"The folder of `path` does not exist: {str(folder)!r}. Create it first."
+        )
+    # A trial file asks the file system itself; permission bits mislead on read-only
+    # mounts and for root.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write into the folder of `path`, {str(folder)!r}: "
+            f"{error.strerror}. Choose a folder that you may write to."
+        ) from error
+    return file
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes all files, or leaves every one as it was.
+
+    Each is written beside its destination first and renamed at the end. If a rename
+    fails, the files that were already replaced get their former content back. (A power
+    cut between two renames is the one thing that this cannot undo.)
+
+    Args:
+        contents: Bytes for each path.
+
+    Raises:
+        ValueError: If a file cannot be written.
+    """
+    with contextlib.ExitStack() as clean_up:
+        staged = []
+        done: list[tuple[Path, bytes | None]] = []
+        try:
+            for path, content in contents.items():
+                descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".kprune-")
+                clean_up.callback(_forget, name)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o666 & ~_umask())
+                staged.append((name, path))
+            for name, path in staged:
+                former = path.read_bytes() if path.exists() else None
+                os.replace(name, path)
+                done.append((path, former))
+        except OSError as error:
+            for path, former in reversed(done):
+                if former is None:
+                    path.unlink()
+                else:
+                    path.write_bytes(former)
+            raise ValueError(
+                f"Could not write {', '.join(map(str, contents))}: {error}. "
+                "Nothing was changed."
+            ) from error
+
+
+def _forget(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name)
+
+
+def _umask() -> int:
+    """Returns the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,59 @@
+"""Keeping third-party chatter off the user's terminal without losing it.
+
+This module changes when what has to be silenced does.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+class Captured:
+    """What was written to the process's standard output and error while captured."""
+
+    text: str = ""
+
+    def tail(self, lines: int = 15) -> str:
+        """Returns the last `lines` lines that are not blank."""
+        kept = [line.rstrip() for line in self.text.splitlines() if line.strip()]
+        return "\n".join(kept[-lines:])
+
+
+@contextlib.contextmanager
+def captured_output() -> Iterator[Captured]:
+    """Sends all output of the process to a temporary file inside the `with` block.
+
+    The converter and the runtimes print from C++, past `sys.stdout`, so file
+    descriptors 1 and 2 are redirected; notebooks and test runners replace `sys.stdout`
+    by something that writes elsewhere, so that is redirected too. The text is in the
+    yielded object's `text` after the block, also when the block raises.
+    """
+    caught = Captured()
+    with tempfile.TemporaryFile() as file:
+        _flush()
+        saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+        try:
+            for descriptor, _ in saved:
+                os.dup2(file.fileno(), descriptor)
+            with (
+                os.fdopen(os.dup(file.fileno()), "w", buffering=1) as text,
+                contextlib.redirect_stdout(text),
+                contextlib.redirect_stderr(text),
+            ):
+                yield caught
+        finally:
+            _flush()
+            for descriptor, copy in saved:
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            file.seek(0)
+            caught.text = file.read().decode("utf-8", "replace")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # Notebooks and test runners put objects there that may be closed or absent.
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()

@@ -1,0 +1,181 @@
+"""What each target's runtime can run and what pays on it, as data with sources.
+
+This module changes when a runtime does, or when we measure something new about one. It
+decides nothing: `kprune.export` reads these facts. Numbers marked "measured" are
+kprune's own, taken with TensorFlow 2.21.0, ai-edge-litert 2.3.0 and tflite-micro
+0.dev20261023.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+
+NEEDS_DATA = ("int8", "int16x8")
+"""Quantisations whose activation ranges are calibrated on representative data."""
+
+QUANTIZATIONS: Mapping[str, str] = {
+    "none": "float32 weights and arithmetic",
+    "float16": "float16 weights, unpacked to float32 when the model loads",
+    "dynamic": "int8 weights, activations quantised while the model runs",
+    "int8": "int8 weights and activations, fixed by representative data",
+    "int16x8": "int8 weights and int16 activations, fixed by representative data",
+}
+"""Every quantisation and what it stores.
+
+Source: https://ai.google.dev/edge/litert/models/post_training_quantization
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One sentence about a runtime, and where it is from.
+
+    Args:
+        text: The sentence.
+        source: A URL, or "measured" with the versions named in this module.
+    """
+
+    text: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A device runtime.
+
+    Args:
+        name: What users write as `target=`.
+        runtime: The runtime that the file is for, and that proves it here.
+        default_quantization: What `quantization=None` means.
+        refused: Quantisations that the runtime cannot run, each with the reason.
+        integer_io: Whether "int8" and "int16x8" files take and return integers
+            (int8, int16); otherwise their inputs and outputs stay float32.
+        operators: Names of the operators that the runtime has a kernel for; `None`
+            where the runtime is the converter's own and has all that it emits.
+        operators_source: Where `operators` is from.
+        facts: What pays on this runtime and what does not.
+    """
+
+    name: str
+    runtime: str
+    default_quantization: str
+    refused: Mapping[str, str]
+    integer_io: bool
+    operators: frozenset[str] | None
+    operators_source: str
+    facts: tuple[Fact, ...]
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        """The quantisations that the runtime can run."""
+        return tuple(name for name in QUANTIZATIONS if name not in self.refused)
+
+
+# One operator per word. Found by asking the installed wheel for each builtin operator
+# of the TFLite schema; tests/export/test_targets.py asks it again.
+_TFLM_OPERATORS = frozenset(
+    """
+    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL
+    BATCH_TO_SPACE_ND BROADCAST_ARGS BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION
+    CONV_2D COS CUMSUM DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV
+    DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FILL FLOOR
+    FLOOR_DIV FLOOR_MOD FULLY_CONNECTED GATHER GATHER_ND GREATER GREATER_EQUAL
+    HARD_SWISH IF L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG
+    LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN
+    MINIMUM MIRROR_PAD MUL NEG NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE
+    REDUCE_ALL REDUCE_MAX REDUCE_MIN RELU RELU6 RESHAPE RESIZE_BILINEAR
+    RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX
+    SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE
+    SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE TRANSPOSE_CONV
+    UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE
+    """.split()
+)
+
+TARGETS: Mapping[str, Target] = {
+    "android": Target(
+        name="android",
+        runtime="LiteRT",
+        # A quarter of the bytes, and no data needed. "int8" is faster.
+        default_quantization="dynamic",
+        refused={},
+        integer_io=False,
+        operators=None,
+        operators_source="https://ai.google.dev/edge/litert/models/ops_compatibility",
+        facts=(
+            Fact(
+                "Scattered zeros do not make LiteRT faster in a densely stored file: "
+                "they make it compress better. What runs faster is fewer channels "
+                "and int8.",
+                "measured",
+            ),
+        ),
+    ),
+    "microcontroller": Target(
+        name="microcontroller",
+        runtime="TensorFlow Lite Micro",
+        default_quantization="int8",
+        refused={
+            "float16": "TensorFlow Lite Micro has no float16 weights",
+            "dynamic": (
+                "TensorFlow Lite Micro has no kernels that mix int8 weights with "
+                "float activations"
+            ),
+        },
+        integer_io=True,
+        operators=_TFLM_OPERATORS,
+        operators_source=(
+            "https://github.com/tensorflow/tflite-micro/blob/main/"
+            "python/tflite_micro/python_ops_resolver.cc"
+        ),
+        facts=(
+            Fact(
+                "Scattered zeros change neither time, arena nor flash on TensorFlow "
+                "Lite Micro, whose kernels multiply zeros too: they make an "
+                "over-the-air update smaller (gzip). What pays on the device is fewer "
+                "channels.",
+                "measured",
+            ),
+            Fact(
+                "The arena was measured on a 64-bit host with the reference kernels. "
+                "A 32-bit Cortex-M needs about 2 % less, and optimised kernels such as "
+                "CMSIS-NN may add scratch memory: check AllocateTensors on the device.",
+                "measured",
+            ),
+        ),
+    ),
+}
+"""The targets by name."""
+
+
+def choose(target: str, quantization: str | None) -> tuple[Target, str]:
+    """Returns the target and the quantisation that the user's words mean.
+
+    Args:
+        target: A key of `TARGETS`.
+        quantization: A key of `QUANTIZATIONS`; `None` for the target's default.
+
+    Raises:
+        ValueError: If either is unknown, or the target cannot run the quantisation.
+    """
+    found = TARGETS[_known("target", target, TARGETS)]
+    if quantization is None:
+        return found, found.default_quantization
+    quantization = _known("quantization", quantization, QUANTIZATIONS)
+    if quantization in found.refused:
+        raise ValueError(
+            f"target={found.name!r} cannot run quantization={quantization!r}: "
+            f"{found.refused[quantization]}. Use one of {found.quantizations}."
+        )
+    return found, quantization
+
+
+def _known(argument: str, value: object, allowed: Iterable[str]) -> str:
+    """Returns `value` if allowed; otherwise raises, naming the nearest allowed one."""
+    names = tuple(allowed)
+    if isinstance(value, str) and value in names:
+        return value
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Unknown `{argument}`. Received: {value!r}. Expected one of {names}.{hint}"
+    )

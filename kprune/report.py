@@ -1,0 +1,449 @@
+"""Facts that were measured, as data, and their rendering as text and JSON.
+
+This module changes when kprune reports something new or shows it differently. It
+measures nothing itself and imports nothing of kprune, so that every other module may
+hand its facts over in these words.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRecord:
+    """One pruned weight.
+
+    Args:
+        path: The variable's path in its model, e.g. `"conv2d/kernel"`.
+        shape: The variable's shape.
+        zeros: Number of elements that are exactly zero.
+        asked: Share of elements, in [0, 1), that the mask holds at zero; `None` where
+            nothing was asked for.
+        counted_in: Where `zeros` were counted: `"Keras variable"`, or `"file"` for the
+            tensor of an exported file.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    zeros: int
+    asked: float | None = None
+    counted_in: str = "Keras variable"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of elements that are exactly zero, in [0, 1]."""
+        return self.zeros / self.size if self.size else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedWeight:
+    """One weight that stays dense, and why.
+
+    Args:
+        path: The variable's path in its model.
+        shape: The variable's shape.
+        reason: Why it is not pruned, and what to do where that can be changed.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """What pruning asked for and what the variables hold.
+
+    Args:
+        step: `optimizer.iterations` at the time of the report; `None` outside training.
+        asked: Sparsity asked for at the schedule's end, over all pruned weights
+            together, in [0, 1); `None` when masks are only held.
+        weights: The pruned weights.
+        skipped: The weights that stay dense, each with its reason.
+    """
+
+    step: int | None
+    asked: float | None
+    weights: tuple[WeightRecord, ...]
+    skipped: tuple[SkippedWeight, ...] = ()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of exact zeros over all pruned weights together, in [0, 1]."""
+        size = sum(weight.size for weight in self.weights)
+        return sum(weight.zeros for weight in self.weights) / size if size else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain Python values."""
+        values = dataclasses.asdict(self)
+        values["sparsity"] = self.sparsity
+        for row, weight in zip(values["weights"], self.weights, strict=True):
+            row["sparsity"] = weight.sparsity
+        return values
+
+    def to_json(self) -> str:
+        """Returns the report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                weight.path,
+                "x".join(map(str, weight.shape)),
+                "-" if weight.asked is None else f"{weight.asked:.4f}",
+                f"{weight.sparsity:.4f}",
+            )
+            for weight in self.weights
+        ]
+        asked = "held" if self.asked is None else f"{self.asked:.4f}"
+        rows.append(("all pruned weights", "", asked, f"{self.sparsity:.4f}"))
+        lines = table(("pruned weight", "shape", "asked", "achieved"), rows)
+        if self.skipped:
+            lines += [
+                "",
+                *table(
+                    ("left dense", "shape", "reason"),
+                    [
+                        (skip.path, "x".join(map(str, skip.shape)), skip.reason)
+                        for skip in self.skipped
+                    ],
+                ),
+            ]
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSize:
+    """Bytes of a file.
+
+    Args:
+        raw: As it lies on the disk or in flash.
+        gzip: Compressed with gzip at level 9, as a download is.
+    """
+
+    raw: int
+    gzip: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputDifference:
+    """How far one output of a file is from Keras's, over all samples compared.
+
+    Args:
+        output: The output's name.
+        runtime: The runtime that ran the file.
+        samples: Number of samples compared.
+        max_abs: The largest absolute difference, in the output's own unit.
+        mean_abs: The mean absolute difference.
+        relative: L2 norm of the difference over the L2 norm of Keras's output.
+        step: The output's value of one integer step; `None` if it is a float.
+        same_top: Share of samples, in [0, 1], with the same largest entry; `None`
+            unless the output is one vector of two or more entries per sample.
+        finite: Whether the file's output has neither NaN nor infinity.
+    """
+
+    output: str
+    runtime: str
+    samples: int
+    max_abs: float
+    mean_abs: float
+    relative: float
+    step: float | None
+    same_top: float | None
+    finite: bool = True
+
+    @property
+    def max_steps(self) -> float | None:
+        """The largest difference in integer steps of the output."""
+        return None if self.step is None else self.max_abs / self.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Time of one run of a file beside a baseline's, from rounds that took turns.
+
+    Args:
+        runtime: The runtime, and what it ran on.
+        baseline: What the file is compared with.
+        baseline_ms: Median CPU milliseconds per run of the baseline, one thread.
+        file_ms: The same of the file.
+        ratio: Median over the rounds of baseline time / file time: 2 is twice as fast.
+        low: Lower quartile of that ratio.
+        high: Upper quartile.
+        rounds: Number of rounds.
+    """
+
+    runtime: str
+    baseline: str
+    baseline_ms: float
+    file_ms: float
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Arena:
+    """Working memory that TensorFlow Lite Micro needs for a file.
+
+    Args:
+        bytes: The smallest arena that worked, found by trying; a multiple of 16.
+        head: Bytes of it for activations, as the runtime prints them.
+        tail: Bytes of it for the runtime's own structures.
+    """
+
+    bytes: int
+    head: int
+    tail: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an exported file is, measured on the file itself.
+
+    Args:
+        path: The `.tflite` file.
+        files: Everything that was written, that file first.
+        target: Name of the target.
+        runtime: The runtime that the file is for.
+        quantization: How it is quantised.
+        inputs: For each input its name, shape with the batch, and data type.
+        outputs: The same for each output.
+        size: The file's bytes.
+        dense_size: Bytes of the dense float32 file.
+        dense_from: What that dense file is.
+        weights: The kernels: zeros in the file where they were found again, and asked.
+        parameters: Number of weights of the Keras model.
+        nonzero_parameters: Those that are not zero.
+        macs: Multiply-accumulates of one inference.
+        nonzero_macs: Those whose weight in the file is not zero.
+        uncounted: Operators whose arithmetic is not in `macs`.
+        operators: How often each operator occurs.
+        differences: How far the outputs are from Keras's.
+        compared_on: What they were compared on.
+        latency: Times beside the dense files'.
+        arena: Memory in TensorFlow Lite Micro; `None` for other targets.
+        notes: What else is to be known, in sentences.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    target: str
+    runtime: str
+    quantization: str
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    size: FileSize
+    dense_size: FileSize
+    dense_from: str
+    weights: tuple[WeightRecord, ...]
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    nonzero_macs: int
+    uncounted: tuple[str, ...]
+    operators: dict[str, int]
+    differences: tuple[OutputDifference, ...]
+    compared_on: str
+    latency: tuple[Latency, ...] = ()
+    arena: Arena | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of exact zeros over all listed weights together, in [0, 1]."""
+        return _share_of_zeros(self.weights)
+
+    @property
+    def asked(self) -> float | None:
+        """Share of zeros asked for over the weights that have masks, or `None`."""
+        masked = [weight for weight in self.weights if weight.asked is not None]
+        size = sum(weight.size for weight in masked)
+        if not size:
+            return None
+        return sum((weight.asked or 0.0) * weight.size for weight in masked) / size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain Python values."""
+        values = dataclasses.asdict(self)
+        values |= {"sparsity": self.sparsity, "asked": self.asked}
+        for row, weight in zip(values["weights"], self.weights, strict=True):
+            row["sparsity"] = weight.sparsity
+        for row, item in zip(values["differences"], self.differences, strict=True):
+            row["max_steps"] = item.max_steps
+        return values
+
+    def to_json(self) -> str:
+        """Returns the report as JSON text."""
+        # Infinity is no JSON; a relative difference to an output of zeros is infinite.
+        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+
+    def __str__(self) -> str:
+        blocks = [
+            self._summary(),
+            self._size_lines(),
+            self._weight_lines(),
+            self._difference_lines(),
+            self._latency_lines(),
+            self._graph_lines(),
+            [f"note: {note}" for note in self.notes],
+        ]
+        return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+    def _summary(self) -> list[str]:
+        def described(tensors: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
+            return ", ".join(
+                f"{name} {_times(shape)} {dtype}" for name, shape, dtype in tensors
+            )
+
+        return [
+            f"{self.path}: target {self.target} ({self.runtime}), "
+            f"quantization {self.quantization}",
+            f"files    {', '.join(self.files)}",
+            f"inputs   {described(self.inputs)}",
+            f"outputs  {described(self.outputs)}",
+        ]
+
+    def _size_lines(self) -> list[str]:
+        def row(name: str, size: FileSize) -> tuple[str, ...]:
+            return (
+                name,
+                f"{size.raw:,}",
+                f"{self.dense_size.raw / size.raw:.2f}x",
+                f"{size.gzip:,}",
+                f"{self.dense_size.gzip / size.gzip:.2f}x",
+            )
+
+        rows = [row("dense float32", self.dense_size), row("this file", self.size)]
+        header = ("file", "bytes", "smaller", "gzip bytes", "smaller")
+        return [*table(header, rows), f"dense float32: {self.dense_from}"]
+
+    def _weight_lines(self) -> list[str]:
+        rows = [
+            (
+                weight.path,
+                _times(weight.shape),
+                _fraction(weight.asked),
+                _fraction(weight.sparsity),
+                weight.counted_in,
+            )
+            for weight in self.weights
+        ]
+        overall = ("all of these", "", _fraction(self.asked), _fraction(self.sparsity))
+        header = ("weight", "shape", "asked", "zeros", "counted in")
+        return table(header, [*rows, (*overall, "")])
+
+    def _difference_lines(self) -> list[str]:
+        rows = [
+            (
+                item.output,
+                item.runtime,
+                str(item.samples),
+                f"{item.max_abs:.3g}",
+                "-" if item.max_steps is None else f"{item.max_steps:.2f}",
+                f"{item.mean_abs:.3g}",
+                f"{item.relative:.3g}",
+                "-" if item.same_top is None else f"{item.same_top:.4f}",
+            )
+            for item in self.differences
+        ]
+        header = (
+            "output",
+            "run in",
+            "samples",
+            "largest",
+            "in steps",
+            "mean",
+            "relative",
+            "same top class",
+        )
+        return [
+            f"difference from Keras, on {self.compared_on}",
+            *table(header, rows),
+        ]
+
+    def _latency_lines(self) -> list[str]:
+        rows = [
+            (
+                item.runtime,
+                item.baseline,
+                f"{item.baseline_ms:.4g} ms",
+                f"{item.file_ms:.4g} ms",
+                f"{item.ratio:.2f}x",
+                f"{item.low:.2f}-{item.high:.2f}",
+                str(item.rounds),
+            )
+            for item in self.latency
+        ]
+        header = (
+            "time on this machine",
+            "compared with",
+            "its time",
+            "this file",
+            "speed",
+            "quartiles",
+            "rounds",
+        )
+        return table(header, rows) if rows else []
+
+    def _graph_lines(self) -> list[str]:
+        lines = [
+            f"parameters  {self.parameters:,}, not zero {self.nonzero_parameters:,}",
+            f"MACs        {self.macs:,}, with weights that are not zero "
+            f"{self.nonzero_macs:,}",
+        ]
+        if self.uncounted:
+            lines.append(f"  not counted: {', '.join(self.uncounted)}")
+        counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
+        lines.append(f"operators   {counts}")
+        if self.arena is not None:
+            lines.append(
+                f"arena       {self.arena.bytes:,} bytes, the smallest that worked "
+                f"(activations {self.arena.head:,}, structures {self.arena.tail:,})"
+            )
+        return lines
+
+
+def _share_of_zeros(weights: tuple[WeightRecord, ...]) -> float:
+    size = sum(weight.size for weight in weights)
+    return sum(weight.zeros for weight in weights) / size if size else 0.0
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _without_infinities(value: Any) -> Any:
+    """Returns plain values with numbers that JSON lacks replaced by their names."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns the lines of a plain text table, columns aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = tuple("-" * width for width in widths)
+    return [
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in (header, rule, *rows)
+    ]

@@ -1,0 +1,24 @@
+"""What all tests share: quiet imports, and the same random numbers every time."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def data():
+    """96 small images and their labels; six batches of 16."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(96, 8, 8, 1)).astype("float32")
+    return x, rng.integers(0, 3, 96)

@@ -1,0 +1,74 @@
+import keras
+import nets
+import numpy as np
+import pytest
+
+from kprune.export import tflite
+from kprune.export.convert import check
+
+L = keras.layers
+
+
+class Strange(L.Layer):
+    def call(self, inputs):
+        return keras.ops.erfinv(inputs * 0.5)
+
+
+def test_an_operator_without_a_tflite_form_is_named_with_its_layer():
+    model = keras.Sequential([L.Input((4,)), L.Dense(3), Strange(name="odd_one")])
+    with pytest.raises(ValueError, match="operators Erfinv.*layers 'odd_one'"):
+        nets.converted(model, "none")
+
+
+@pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_loops_that_crash_the_converter_are_refused_first(layer, quantization):
+    model = keras.Sequential([L.Input((4, 2)), layer(3, name="loopy")])
+    with pytest.raises(ValueError, match="'loopy'.*crashes.*unroll=True"):
+        check(model, quantization, "android")
+    check(model, "none", "microcontroller")
+    check(keras.Sequential([L.Input((4, 2)), layer(3, unroll=True)]), "int8", "android")
+
+
+def test_loops_inside_of_wrappers_are_found():
+    layer = L.Bidirectional(L.LSTM(3, return_sequences=True, name="loopy"))
+    model = keras.Sequential([L.Input((4, 2)), layer])
+    with pytest.raises(ValueError, match="loopy.*never returns"):
+        check(model, "none", "microcontroller")
+
+
+def test_other_backends_are_refused_with_the_cure(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
+        check(nets.cnn(), "none", "android")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "weights", "activations"),
+    [
+        ("none", "FLOAT32", "FLOAT32"),
+        ("float16", "FLOAT16", "FLOAT32"),
+        ("dynamic", "INT8", "FLOAT32"),
+        ("int8", "INT8", "INT8"),
+        ("int16x8", "INT8", "INT16"),
+    ],
+)
+@pytest.mark.parametrize("integer_io", [False, True])
+def test_each_quantisation_stores_what_it_says(
+    quantization, weights, activations, integer_io
+):
+    model = keras.Sequential([L.Input((40,)), L.Dense(40, activation="relu")])
+    data = np.random.default_rng(0).random((8, 40), dtype="float32")
+    file = tflite.parse(nets.converted(model, quantization, data, integer_io))
+    (kernel,) = (t for t in file.weights() if len(t.shape) == 2)
+    assert kernel.type == weights
+    graph = file.subgraphs[0]
+    (fc,) = (o for o in graph.operators if o.name == "FULLY_CONNECTED")
+    assert graph.tensors[fc.outputs[0]].type == activations
+    ends = {graph.tensors[i].type for i in graph.inputs + graph.outputs}
+    assert ends == {activations if integer_io else "FLOAT32"}
+
+
+def test_converting_is_silent(capfd):
+    nets.converted(nets.two_inputs(), "int8", nets.two_inputs_data())
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,27 @@
+import os
+import sys
+
+import pytest
+
+from kprune.export.quiet import captured_output
+
+
+def test_both_streams_are_caught_past_python(capfd):
+    with captured_output() as caught:
+        print("from python")
+        os.write(1, b"to descriptor 1\n")
+        os.write(2, b"to descriptor 2\n")
+        print("error", file=sys.stderr)
+    assert capfd.readouterr() == ("", "")
+    for words in ("from python", "to descriptor 1", "to descriptor 2", "error"):
+        assert words in caught.text
+    assert len(caught.tail(2).splitlines()) == 2
+
+
+def test_output_is_restored_after_an_error(capfd):
+    with pytest.raises(KeyError), captured_output() as caught:
+        os.write(2, b"last words\n")
+        raise KeyError
+    os.write(2, b"afterwards\n")
+    assert caught.tail() == "last words"
+    assert capfd.readouterr().err == "afterwards\n"

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from kprune.inspection import patterns
+
+
+def rows(*texts):
+    """Zeros as dots: one text per output channel."""
+    return np.array([[letter == "." for letter in text] for text in texts])
+
+
+def scattered(sparsity, shape=(32, 64), seed=0):
+    return np.random.default_rng(seed).random(shape) < sparsity
+
+
+def test_zero_channels():
+    zeros = rows("x.x.", "....", "x.xx")
+    assert patterns.zero_channels(zeros, 0).tolist() == [False, True, False]
+    assert patterns.zero_channels(zeros, -1).tolist() == [False, True, False, False]
+
+
+TWO_OF_FOUR = rows("xx..x.x.", ".xx...xx", "x..xxx..", "..xx.x.x")
+
+
+def test_n_of_m():
+    assert patterns.n_of_m(TWO_OF_FOUR, 4) == 2
+    assert patterns.n_of_m(TWO_OF_FOUR, 8) is None  # Too few groups to tell.
+    assert patterns.n_of_m(rows(*["x....", ".x..."] * 8), 4) is None  # 5 is no 4s.
+    broken = TWO_OF_FOUR.copy()
+    broken[0] = False
+    assert patterns.n_of_m(broken, 4) is None
+    assert patterns.n_of_m(np.ones((8, 8), bool), 4) is None
+    assert patterns.n_of_m(np.zeros((8, 8), bool), 4) is None
+
+
+BLOCKS = rows(*["xxxx....", "....xxxx", "xxxxxxxx", "xxxx...."] * 2)
+
+
+def test_blocks_along_inputs_and_outputs():
+    assert patterns.in_blocks(BLOCKS, 4, -1)
+    assert patterns.in_blocks(BLOCKS.T, 4, 0)
+    assert not patterns.in_blocks(BLOCKS, 8, -1)
+    assert not patterns.in_blocks(np.roll(BLOCKS, 1, axis=1), 4, -1)
+    assert not patterns.in_blocks(rows(*["xxx...xxx..."] * 8), 4, -1)
+
+
+CHANNELS = scattered(0.0)
+CHANNELS[:8] = True
+BOTH = CHANNELS.copy()
+BOTH[:, 5] = True
+MIXED = CHANNELS | scattered(0.7)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "words"),
+    [
+        (scattered(0.0), "dense"),
+        (scattered(0.02), "dense"),  # What rounding to int8 leaves behind.
+        (np.ones((4, 4), bool), "all zero"),
+        (np.zeros((0, 4), bool), "dense"),
+        (np.array([True, False]), "unstructured"),
+        (scattered(0.5), "unstructured"),
+        (scattered(0.9, (256, 256)), "unstructured"),
+        (CHANNELS, "8 of 32 output channels"),
+        (CHANNELS.T, "8 of 32 input channels"),
+        (BOTH, "8 of 32 output channels + 1 of 64 input channels"),
+        (MIXED, "8 of 32 output channels + unstructured"),
+        (np.tile(TWO_OF_FOUR, (4, 4)), "2:4 along inputs"),
+        (
+            np.concatenate([np.ones((4, 8), bool), np.tile(TWO_OF_FOUR, (4, 1))]),
+            "4 of 20 output channels + 2:4 along inputs",
+        ),
+        (np.repeat(scattered(0.5, (32, 16)), 4, axis=1), "blocks of 4 inputs"),
+        (np.repeat(scattered(0.5, (32, 16)), 16, axis=1), "blocks of 16 inputs"),
+        (np.repeat(scattered(0.5, (16, 64)), 2, axis=0), "blocks of 2 outputs"),
+        (np.tile(TWO_OF_FOUR[:, None], (4, 3, 4)), "2:4 along inputs"),
+    ],
+)
+def test_patterns_by_hand(zeros, words):
+    assert patterns.describe(zeros) == words
+
+
+def test_scattered_zeros_are_never_taken_for_groups():
+    for sparsity in (0.3, 0.5, 0.75, 0.95):
+        for seed in range(20):
+            words = patterns.describe(scattered(sparsity, seed=seed))
+            assert words.endswith("unstructured"), (sparsity, seed)

@@ -1,0 +1,124 @@
+"""The public names, and the one direction that imports point in."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import kprune
+
+PACKAGE = pathlib.Path(kprune.__file__).parent
+
+# Lower modules first: each may import only from those above it in this list.
+LAYERS = [
+    ["config", "report"],
+    ["schedules", "criteria", "granularity", "allocation", "prunable"],
+    ["plan"],
+    ["layers"],
+    ["pruner", "transform"],
+    ["callbacks"],
+    ["inspection", "export"],
+    ["demo"],
+    ["cli"],
+    ["__init__"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+HEAVY = {
+    "tensorflow",
+    "ai_edge_litert",
+    "tflite_micro",
+    "matplotlib",
+    "sklearn",
+    "rich",
+    "typer",
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, path.relative_to(PACKAGE).with_suffix("").parts
+
+
+def test_every_module_has_its_place():
+    assert {parts[0] for _, parts in modules()} == set(RANK)
+
+
+def test_imports_point_one_way():
+    back_edges = []
+    for path, parts in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "kprune."
+            ):
+                target = node.module.split(".")[1]
+                if target != parts[0] and RANK[target] >= RANK[parts[0]]:
+                    same = RANK[target] == RANK[parts[0]]
+                    if not (same and {target, parts[0]} == {"export", "inspection"}):
+                        back_edges.append(f"{'.'.join(parts)} -> {node.module}")
+    assert back_edges == []
+
+
+def test_devices_and_plots_are_imported_by_functions_only():
+    at_top = []
+    for path, parts in modules():
+        if parts[0] in ("cli", "demo"):
+            continue  # Never imported by `import kprune`.
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            at_top += [
+                f"{'.'.join(parts)}: {name}"
+                for name in names
+                if name.split(".")[0] in HEAVY
+            ]
+    assert at_top == []
+
+
+def test_import_brings_in_nothing_heavy():
+    code = (
+        "import sys, kprune; "
+        "print([m for m in ('ai_edge_litert', 'tflite_micro', 'matplotlib', 'sklearn',"
+        " 'typer', 'kprune.cli') if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.strip() == "[]"
+
+
+def test_public_names():
+    assert sorted(kprune.__all__) == [
+        "Allocation",
+        "ConstantSparsity",
+        "Criterion",
+        "Element",
+        "Epochs",
+        "FitFraction",
+        "Global",
+        "Granularity",
+        "Inspection",
+        "Lamp",
+        "Magnitude",
+        "Plan",
+        "PolynomialDecay",
+        "Pruned",
+        "PruningCallback",
+        "PruningReport",
+        "PruningWarning",
+        "Report",
+        "Rule",
+        "Schedule",
+        "Uniform",
+        "export",
+        "hold_zeros",
+        "inspect",
+        "prune",
+        "register_prunable",
+        "release",
+        "strip",
+    ]
+    assert all(hasattr(kprune, name) for name in kprune.__all__)

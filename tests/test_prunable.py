@@ -1,0 +1,145 @@
+import keras
+import numpy as np
+import pytest
+
+import kprune
+from kprune import prunable
+from kprune.plan import Plan, Rule, resolve
+
+L = keras.layers
+
+
+def sites(model, **arguments):
+    resolution = resolve(Plan(Rule(0.5, **arguments)), model)
+    return [s.path.split("/")[-1] for s in resolution.sites], resolution.skipped
+
+
+def chain(shape, *layers, dtype="float32"):
+    return keras.Sequential([L.Input(shape, dtype=dtype), *layers])
+
+
+@pytest.fixture
+def table():
+    before = dict(prunable._TABLE)
+    yield
+    prunable._TABLE.clear()
+    prunable._TABLE.update(before)
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (lambda: chain((9,), L.Dense(2)), ["kernel"]),
+        (lambda: chain((9, 2), L.Conv1DTranspose(2, 2)), ["kernel"]),
+        (lambda: chain((9, 9, 2), L.SeparableConv2D(2, 2)), ["pointwise_kernel"]),
+        (lambda: chain((9,), L.Embedding(5, 3), dtype="int32"), ["embeddings"]),
+        (lambda: chain((9, 2), L.LSTM(2)), ["kernel", "recurrent_kernel"]),
+        (
+            lambda: chain((9, 2), L.RNN([L.GRUCell(2), L.SimpleRNNCell(3)])),
+            ["kernel", "recurrent_kernel"] * 2,
+        ),
+        (
+            lambda: chain((9, 2), L.Bidirectional(L.GRU(2))),
+            ["kernel", "recurrent_kernel"] * 2,
+        ),
+        (
+            lambda: chain((4, 9, 9, 2), L.ConvLSTM2D(2, 2)),
+            ["kernel", "recurrent_kernel"],
+        ),
+    ],
+)
+def test_layers_of_keras(model, names):
+    assert sites(model())[0] == names
+
+
+def test_depthwise_kernels_on_demand():
+    model = chain((9, 9, 2), L.SeparableConv2D(2, 2), L.DepthwiseConv2D(2))
+    names, skipped = sites(model)
+    assert names == ["pointwise_kernel"]
+    assert sum("prune_depthwise" in skip.reason for skip in skipped) == 2
+    names, _ = sites(model, prune_depthwise=True)
+    assert sorted(names) == ["depthwise_kernel", "kernel", "pointwise_kernel"]
+
+
+def test_subclasses_are_known_by_their_parent():
+    class Mine(L.Dense):
+        pass
+
+    assert sites(chain((9,), Mine(2)))[0] == ["kernel"]
+
+
+class Custom(L.Layer):
+    def build(self, shape):
+        self.matrix = self.add_weight(shape=(shape[-1], 4), name="matrix")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.matrix)
+
+
+def test_an_unknown_layer_is_reported_and_does_not_stop_the_rest():
+    names, skipped = sites(chain((9,), Custom(), L.Dense(2)))
+    assert names == ["kernel"]
+    assert "kprune.register_prunable(Custom, ('matrix',))" in skipped[0].reason
+
+
+def test_a_registered_layer_is_pruned(table):
+    kprune.register_prunable(Custom, ["matrix"])
+    assert sites(chain((9,), Custom(), L.Dense(2)))[0] == ["matrix", "kernel"]
+
+
+def test_a_layer_may_be_registered_as_not_prunable(table):
+    kprune.register_prunable(L.Embedding, [])
+    names, skipped = sites(
+        chain((9,), L.Embedding(5, 3), L.Flatten(), L.Dense(2), dtype="int32")
+    )
+    assert names == ["kernel"]
+    assert "not among the weights of Embedding" in skipped[0].reason
+
+
+def test_registering_checks_its_arguments():
+    with pytest.raises(TypeError, match="subclass"):
+        kprune.register_prunable("Dense", ["kernel"])
+    with pytest.raises(TypeError, match="sequence of attribute names"):
+        kprune.register_prunable(Custom, "matrix")
+
+
+def test_weights_of_composite_layers_are_found():
+    class Block(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = L.Dense(4)
+            self.norm = L.LayerNormalization()
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.norm.build((*shape[:-1], 4))
+
+        def call(self, x):
+            return self.norm(self.inner(x))
+
+    names, skipped = sites(chain((9,), Block()))
+    assert names == ["kernel"]
+    assert len(skipped) == 3
+
+
+def test_quantised_and_frozen_weights_are_left_alone():
+    model = chain((9,), L.Dense(4), L.Dense(4, trainable=False), L.Dense(2))
+    model.layers[0].quantize("int8")
+    names, skipped = sites(model)
+    assert names == ["kernel"]
+    reasons = " ".join(skip.reason for skip in skipped)
+    assert "already quantised" in reasons and "trainable=False" in reasons
+
+
+def test_a_tied_weight_is_found_once():
+    dense = L.Dense(9)
+    model = chain((9,), dense, L.ReLU(), dense)
+    assert sites(model)[0] == ["kernel"]
+
+
+def test_all_of_keras_applications_resolve():
+    model = keras.applications.MobileNetV3Small((32, 32, 3), weights=None)
+    names, skipped = sites(model)
+    assert len(names) > 30
+    assert len(names) + len(skipped) == len(model.weights)
+    assert np.all([skip.reason for skip in skipped])
