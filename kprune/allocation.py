@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kprune.config import Config
+from kprune.ranking import nth_lowest
 
 
 class Allocation(Config, abc.ABC):
@@ -135,6 +136,8 @@ class Lamp(Allocation):
         sizes = [scores.size for scores in unit_scores]
         limits = [max(size - 1, 0) for size in sizes]
         total = min(round(sparsity * sum(sizes)), sum(limits))
+        if len(sizes) == 1:
+            return [total]
         # Units without a score, among them all that are pruned already, go first: no
         # weight ever gets one of them back because of what another one does.
         scored = [int(np.count_nonzero(scores > 0)) for scores in unit_scores]
@@ -226,7 +229,7 @@ def _below_threshold(unit_scores: Sequence[np.ndarray], total: int) -> list[int]
     if len(unit_scores) == 1:
         return [total]
     scores = np.concatenate(unit_scores)
-    threshold = np.partition(scores, total - 1)[total - 1]
+    threshold = nth_lowest(scores, total)
     counts = [int(np.count_nonzero(scores < threshold)) for scores in unit_scores]
     ties = total - sum(counts)
     for i, scores in enumerate(unit_scores):

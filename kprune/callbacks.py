@@ -228,13 +228,18 @@ class PruningCallback(keras.callbacks.Callback):
             )
 
     def _attach(self) -> None:
+        optimizer = self.model.optimizer
+        if any(inner.use_ema for inner in _optimizers(optimizer)):
+            if not optimizer.built:
+                # Keras would do so in the first step, after it has read the masks.
+                optimizer.build(self.model.trainable_variables)
         averages = {
             id(variable): average
-            for optimizer in _optimizers(self.model.optimizer)
-            if optimizer.use_ema and optimizer.built
+            for inner in _optimizers(optimizer)
+            if inner.use_ema
             for variable, average in zip(
-                optimizer._trainable_variables,
-                optimizer._model_variables_moving_average,
+                inner._trainable_variables,
+                inner._model_variables_moving_average,
                 strict=True,
             )
         }

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kprune.config import Config
+from kprune.ranking import nth_lowest
 
 
 class Granularity(Config, abc.ABC):
@@ -78,7 +79,7 @@ def _keep_highest(scores: np.ndarray, num_pruned: int) -> np.ndarray:
         )
     if num_pruned == 0:
         return np.ones(scores.size, bool)
-    threshold = np.partition(scores, num_pruned - 1)[num_pruned - 1]
+    threshold = nth_lowest(scores, num_pruned)
     keep = scores > threshold
     # Units that tie with the threshold: the last ones stay, for an exact count.
     num_ties_kept = scores.size - num_pruned - int(np.count_nonzero(keep))

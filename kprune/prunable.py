@@ -50,12 +50,10 @@ _TABLE: dict[type, Prunable] = {
     L.SimpleRNNCell: _CELL,
     L.LSTMCell: _CELL,
     L.GRUCell: _CELL,
-    # ConvLSTM's cells are not public, but their layers hold them as `cell`.
-    **{
-        type(layer(1, 1).cell): _CELL
-        for layer in (L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
-    },
 }
+
+# Classes that Keras does not make public, and whose weights are known by their owner.
+_OWNED_CELLS = (L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
 
 _NORMALIZATIONS = (
     L.BatchNormalization,
@@ -97,12 +95,19 @@ def register_prunable(layer_class: type, weights: Sequence[str]) -> None:
     _TABLE[layer_class] = Prunable(tuple(weights))
 
 
-def lookup(layer: keras.layers.Layer) -> Prunable | None:
-    """Returns the table's entry for a layer, or `None` for an unknown class."""
+def lookup(
+    layer: keras.layers.Layer, owner: keras.layers.Layer | None = None
+) -> Prunable | None:
+    """Returns the table's entry for a layer, or `None` for an unknown class.
+
+    Args:
+        layer: The layer.
+        owner: The layer that holds it, if any.
+    """
     for cls in type(layer).__mro__:
         if cls in _TABLE:
             return _TABLE[cls]
-    return None
+    return _CELL if isinstance(owner, _OWNED_CELLS) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +146,7 @@ def candidates(root: keras.layers.Layer) -> Iterator[Candidate]:
     seen: set[int] = set()
     for owners in _chains(root, ()):
         layer = owners[-1] if owners else root
-        entry = lookup(layer)
+        entry = lookup(layer, owners[-2] if len(owners) > 1 else root)
         named = {}
         for name in entry.weights if entry else ():
             # A layer may offer a computed tensor here (LoRA): that is no variable.

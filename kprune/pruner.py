@@ -53,13 +53,15 @@ class HeldWeight:
         variable = self.variable
         self.constraint = mask_of(variable) or constrain(variable, new_mask(variable))
         self.constraint.averages = () if average is None else (average,)
-        self._count()
-        self.apply()
+        kept = int(np.count_nonzero(values(self.constraint.mask)))
+        self.num_pruned = self.size - kept
+        if self.num_pruned:
+            self.apply()
 
     def set_mask(self, mask: np.ndarray) -> None:
         """Replaces the mask and applies it."""
         self.constraint.mask.assign(mask)
-        self._count()
+        self.num_pruned = self.size - int(np.count_nonzero(mask))
         self.apply()
 
     def apply(self) -> None:
@@ -84,10 +86,6 @@ class HeldWeight:
             self.num_zeros(),
             asked=self.num_pruned / self.size,
         )
-
-    def _count(self) -> None:
-        kept = int(np.count_nonzero(values(self.constraint.mask)))
-        self.num_pruned = self.size - kept
 
 
 @dataclasses.dataclass
@@ -138,17 +136,14 @@ class Group:
                 return False
         held = [values(weight.constraint.mask) for weight in self.weights]
         masks = self._masks(self.rule, scores, sparsity)
-        if any((new & ~old).any() for new, old in zip(masks, held, strict=True)):
+        if _withdraw(masks, held):
             # Seldom: chance zeros, or a criterion that favours what is pruned.
             scores = [
-                np.where(h, s, -np.inf) for h, s in zip(held, scores, strict=True)
+                np.where(kept, score, -np.inf)
+                for kept, score in zip(held, scores, strict=True)
             ]
-            masks = [
-                new & old
-                for new, old in zip(
-                    self._masks(self.rule, scores, sparsity), held, strict=True
-                )
-            ]
+            masks = self._masks(self.rule, scores, sparsity)
+            _withdraw(masks, held)
         for weight, mask in zip(self.weights, masks, strict=True):
             weight.set_mask(mask)
         return True
@@ -163,6 +158,14 @@ class Group:
             rule.granularity.mask(score, count)
             for score, count in zip(scores, counts, strict=True)
         ]
+
+
+def _withdraw(masks: list[np.ndarray], held: list[np.ndarray]) -> bool:
+    """Takes from new masks, in place, what old ones prune; returns if that was any."""
+    before = [np.count_nonzero(mask) for mask in masks]
+    for mask, old in zip(masks, held, strict=True):
+        np.logical_and(mask, old, out=mask)
+    return before != [np.count_nonzero(mask) for mask in masks]
 
 
 def find_groups(

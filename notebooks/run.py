@@ -1,0 +1,38 @@
+"""Runs the notebooks from top to bottom, and fails where one fails.
+
+python notebooks/run.py           # a short setting, nothing is written
+python notebooks/run.py --write   # the full setting; outputs go into the notebooks
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+
+def main() -> None:
+    """Runs each notebook in this folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    write = parser.parse_args().write
+    os.environ["KPRUNE_QUICK"] = "0" if write else "1"
+    notebooks = sorted(Path(__file__).parent.glob("*.ipynb"))
+    if not notebooks:
+        sys.exit("There are no notebooks here.")
+    for path in notebooks:
+        start = time.perf_counter()
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=3600, kernel_name="python3").execute()
+        if write:
+            for cell in notebook.cells:
+                cell.get("metadata", {}).pop("execution", None)
+            nbformat.write(notebook, path)
+        print(f"{path.name}: ran in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
