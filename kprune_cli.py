@@ -21,8 +21,8 @@ REFUSED = 1
 INTERRUPTED = 130
 """Exit codes; wrong usage is 2, as Typer has it."""
 
-# Without a terminal there is no width to keep to; rich would cut at 80 columns.
-_WIDTH_OF_PIPES = 120
+# The demo's tables need it. On a narrower terminal lines wrap, and nothing is cut.
+_LEAST_WIDTH = 80
 
 app = typer.Typer(
     name="kprune",
@@ -286,9 +286,7 @@ def _progress_console() -> Console:
 
 def _result_console() -> Console:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_PIPES)
-    return console
+    return Console(width=max(console.width, _LEAST_WIDTH))
 
 
 if __name__ == "__main__":

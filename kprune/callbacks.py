@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kprune.layers import mask_of
 from kprune.plan import Plan
 from kprune.pruner import Group, HeldWeight, PruningWarning, find_groups
 from kprune.report import PruningReport, SkippedWeight
@@ -119,12 +120,17 @@ class PruningCallback(keras.callbacks.Callback):
             self._update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds `sparsity` to the logs; places a schedule that waited for the length."""
-        groups = self._groups or []
-        if any(g.schedule and not g.schedule.is_resolved for g in groups):
+        """Adds `sparsity` to the logs; places schedules that waited for the length."""
+        if self._groups is None:
+            return
+        if not self._length_known:
+            self._length_known = True
             batches = _batches_seen(self.model.optimizer) - self._first_batch
-            self._place(groups, batches, earliest=int(self.model.optimizer.iterations))
-            self._update()
+            step = int(self.model.optimizer.iterations)
+            self._place(self._groups, batches, earliest=step)
+        # On data of unknown length the step that finds its end counts, unseen by
+        # `on_train_batch_end`.
+        self._update()
         if logs is not None:
             logs["sparsity"] = self._sparsity()
 
@@ -163,14 +169,17 @@ class PruningCallback(keras.callbacks.Callback):
             )
         groups, skipped = find_groups(self.model, self._plan)
         batches = self.params.get("steps")
+        self._length_known = batches is not None
         if batches is None:
             self._check_unknown_length(groups)
         else:
             self._place(groups, batches)
+        for group in groups:
+            _check_free_zeros(group, int(self.model.optimizer.iterations))
         # Up to here nothing was changed.
         self._groups, self._skipped = groups, skipped
         self._attach()
-        self._update(first=True)
+        self._update()
 
     def _check_unknown_length(self, groups: list[Group]) -> None:
         for group in groups:
@@ -249,7 +258,7 @@ class PruningCallback(keras.callbacks.Callback):
         forget_traces(self.model)
         self.model.make_train_function()
 
-    def _update(self, first: bool = False) -> None:
+    def _update(self) -> None:
         step = int(self.model.optimizer.iterations)
         for group in self._groups or ():
             if group.schedule is None or not group.schedule.is_resolved:
@@ -258,10 +267,7 @@ class PruningCallback(keras.callbacks.Callback):
             if update is None or update == group.updated_at:
                 continue
             group.updated_at = update
-            sparsity = group.schedule.sparsity(update)
-            if first:
-                _warn_free_zeros(group, sparsity)
-            if group.update(sparsity):
+            if group.update(group.schedule.sparsity(update)):
                 self.history.append((step, self._sparsity()))
 
     def _weights(self) -> list[HeldWeight]:
@@ -272,21 +278,26 @@ class PruningCallback(keras.callbacks.Callback):
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
 
-def _warn_free_zeros(group: Group, sparsity: float) -> None:
-    free = {
-        weight.variable.path: weight.num_zeros() - weight.num_pruned
+def _check_free_zeros(group: Group, step: int) -> None:
+    """Warns if there are zeros that neither a mask nor the schedule will hold."""
+    schedule = group.schedule
+    if schedule is None:
+        return
+    update = schedule.last_update(step) if schedule.is_resolved else None
+    sparsity = 0.0 if update is None else schedule.sparsity(update)
+    zeros = {
+        weight.variable.path: weight.num_zeros()
         for weight in group.weights
         # One that is zero altogether was initialised so.
-        if weight.num_zeros() < weight.size
+        if mask_of(weight.variable) is None and weight.num_zeros() < weight.size
     }
     # Single zeros turn up by chance; a hundredth of all weights does not.
-    if sum(free.values()) + group.num_pruned > (sparsity + 0.01) * group.size:
-        if any(free.values()):
-            _warn(
-                f"The model has zeros that nothing holds ({_listed(free)}), more than "
-                f"the schedule asks for now ({sparsity:.4f}): they may regrow. Call "
-                "kprune.hold_zeros(model) before fit to keep them."
-            )
+    if sum(zeros.values()) > (sparsity + 0.01) * group.size:
+        _warn(
+            f"The model has zeros that nothing holds ({_listed(zeros)}), more than the "
+            f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "
+            "kprune.hold_zeros(model) before fit to keep them."
+        )
 
 
 def _optimizers(optimizer: keras.optimizers.Optimizer) -> list[Any]:

@@ -68,15 +68,17 @@ class Screen:
 
 def show(result: demo.Result, console: Console) -> None:
     """Prints what the demo measured, what it means, and what to do next."""
-    console.print()
+
+    def say(text: str = "", wrap: bool = False) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=not wrap)
+
+    say()
     console.print(_table(result))
+    say()
     console.print(_effects({row.name: row for row in result.rows}))
-
-    def say(text: str = "") -> None:
-        console.print(text, highlight=False, markup=False)
-
+    say()
     for note in _notes(result):
-        say(note)
+        say(note, wrap=True)
     say()
     say("Written:")
     for file in result.files:
@@ -90,7 +92,9 @@ def show(result: demo.Result, console: Console) -> None:
 
 
 def _new_table(first: str, columns: Iterable[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

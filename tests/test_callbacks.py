@@ -612,3 +612,45 @@ def test_a_subclassed_model_that_was_never_built(data):
     assert not model.built
     model.fit(*data, epochs=2, verbose=0, callbacks=[kprune.PruningCallback(0.5)])
     assert sparsity(model) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_fit_of_unknown_length_too_short_is_told_after_its_first_epoch(data):
+    x, y = data
+    dataset = tf.data.Dataset.from_generator(
+        lambda: zip(x, y, strict=True),
+        output_signature=(tf.TensorSpec((8, 8, 1)), tf.TensorSpec((), tf.int64)),
+    ).batch(16)
+    model = compiled(sequential())
+    schedule = kprune.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=2000)
+    callback = kprune.PruningCallback(schedule=schedule)
+    with pytest.warns(UserWarning) as caught:
+        model.fit(dataset, epochs=2, verbose=0, callbacks=[callback])
+    texts = [str(w.message) for w in caught if issubclass(w.category, WARNS)]
+    assert len(texts) == 2 and "before" not in texts[0]
+    assert "0 to 2000" in texts[0] and "Go on with another fit" in texts[1]
+
+
+def test_zeros_that_would_regrow_before_a_late_begin_are_told(data):
+    model = compiled(sequential())
+    kernel = model.layers[3].kernel
+    kernel.assign(np.where(np.random.random(kernel.shape) < 0.5, 0, kernel.numpy()))
+    schedule = kprune.ConstantSparsity(0.8, begin_step=9)
+    with pytest.warns(WARNS, match=r"nothing holds .*hold_zeros"):
+        model.fit(
+            *data,
+            batch_size=16,
+            epochs=2,
+            verbose=0,
+            callbacks=[kprune.PruningCallback(schedule=schedule)],
+        )
+
+
+def test_held_zeros_are_not_warned_of_and_are_built_upon(data):
+    model = compiled(sequential())
+    kernel = model.layers[3].kernel
+    kernel.assign(np.where(np.random.random(kernel.shape) < 0.5, 0, kernel.numpy()))
+    zero = kernel.numpy() == 0
+    kprune.hold_zeros(model)
+    model.fit(*data, epochs=2, verbose=0, callbacks=[kprune.PruningCallback(0.8)])
+    assert (kernel.numpy()[zero] == 0).all()
+    assert sparsity(model) == pytest.approx(0.8, abs=1e-3)
