@@ -70,6 +70,7 @@ class PruningCallback(keras.callbacks.Callback):
         if sparsity is not None or schedule is not None or plan is not None or rule:
             self._plan = make_plan("PruningCallback", sparsity, schedule, plan, rule)
         self.history: list[tuple[int, float]] = []
+        self._length_known = True
         self._groups: list[Group] | None = None
         self._skipped: tuple[SkippedWeight, ...] = ()
 
@@ -195,7 +196,9 @@ class PruningCallback(keras.callbacks.Callback):
                     "steps."
                 )
 
-    def _place(self, groups: list[Group], batches: int, earliest: int = 0) -> None:
+    def _place(
+        self, groups: list[Group], batches: int, earliest: int | None = None
+    ) -> None:
         """Puts the groups' schedules in plain steps; warns if they do not fit."""
         epochs = self.params.get("epochs", 1)
         fit = FitLength(
@@ -225,15 +228,20 @@ class PruningCallback(keras.callbacks.Callback):
                 "Train longer, end the schedule earlier, count it in "
                 "kprune.FitFraction, or go on with another fit."
             )
+        # What an uninterrupted fit would have reached before its last call of this.
+        earlier = schedule.last_update(step - self.model.steps_per_execution)
+        if earlier is None or begin == end:
+            return
+        expected = schedule.sparsity(earlier)
         zeros = sum(weight.num_zeros() for weight in group.weights)
-        missing = round(final * group.size) - zeros - len(group.weights)
-        if step > end > 0 and missing > 0:
+        if zeros + len(group.weights) < round(expected * group.size):
             _warn(
-                f"The schedule ends at step {end}, and the optimizer is at step {step} "
-                f"already, from earlier training: the weights, {zeros / group.size:.4f}"
-                f" of them zero, are cut to {final:.4f} at once. To begin with this "
-                "fit, count in kprune.Epochs or kprune.FitFraction, or compile the "
-                "model anew."
+                f"The schedule runs from step {begin} to {end}, and the optimizer is "
+                f"at step {step} already, from earlier training or `initial_epoch`: "
+                f"the weights, {zeros / group.size:.4f} of them zero, are cut to "
+                f"{expected:.4f} at once. To begin with this fit, count in "
+                "kprune.Epochs or kprune.FitFraction without `initial_epoch`, or "
+                "compile the model anew."
             )
 
     def _attach(self) -> None:

@@ -53,7 +53,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Shows a sentence."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False)
 
     def progress(self, stage: str, done: float, total: int, facts: str) -> None:
         """Shows how far a stage is."""
@@ -147,9 +147,12 @@ def _notes(result: demo.Result) -> Iterable[str]:
         f"accuracy  on {result.test_samples:,} test images, each file run in LiteRT; "
         f"one image is {1 / result.test_samples:.2%}"
     )
+    # A ratio closer to 1 than this is no effect.
+    spread = max((row.latency.high - row.latency.low) / 2 for row in result.rows[:2])
     yield (
         f"latency   median CPU time of one inference on this machine, "
-        f"{last.latency.runtime}; the files took turns, {last.latency.rounds} rounds"
+        f"{last.latency.runtime}; the files took turns, {last.latency.rounds} rounds, "
+        f"which vary by {spread:.1%}"
     )
     if last.arena is None:
         yield (

@@ -6,6 +6,7 @@ changes when a new shape of schedule is wanted.
 """
 
 import abc
+import copy
 import dataclasses
 from typing import Any, Self
 
@@ -113,7 +114,7 @@ class Schedule(Config, abc.ABC):
         """Whether begin and end are plain steps."""
         return isinstance(self.begin_step, int) and isinstance(self.end_step, int)
 
-    def resolve(self, fit: FitLength, earliest: int = 0) -> Self:
+    def resolve(self, fit: FitLength, earliest: int | None = None) -> Self:
         """Returns this schedule in plain steps.
 
         Args:
@@ -121,16 +122,17 @@ class Schedule(Config, abc.ABC):
             earliest: Moments given as `Epochs` or `FitFraction` are moved to this step
                 where they lie before it, because it was not known then when they are.
         """
-        names = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        moments = {
-            name: getattr(self, name)
-            for name in ("begin_step", "end_step")
-            if name in names and not isinstance(getattr(self, name), int)
-        }
-        return dataclasses.replace(  # type: ignore[type-var]
-            self,
-            **{name: max(m.resolve(fit), earliest) for name, m in moments.items()},
-        )
+        resolved = copy.copy(self)
+        for name in ("begin_step", "end_step"):
+            moment = getattr(self, name)
+            if isinstance(moment, Epochs | FitFraction) and name in self.__dict__:
+                step = moment.resolve(fit)
+                if earliest is not None:
+                    step = max(step, earliest)
+                # Past the checks of user input: before a fresh optimizer's first step
+                # there are none, and yet epochs that `initial_epoch` skips.
+                object.__setattr__(resolved, name, step)
+        return resolved
 
     def last_update(self, step: int) -> int | None:
         """Returns the last step up to `step` at which an update is due.

@@ -450,6 +450,19 @@ def test_a_schedule_that_is_over_already_is_told(data):
         )
 
 
+def test_an_initial_epoch_that_was_not_pruned_is_told(data):
+    model = compiled(sequential())
+    with pytest.warns(WARNS, match="initial_epoch"):
+        model.fit(
+            *data,
+            epochs=4,
+            initial_epoch=3,
+            verbose=0,
+            callbacks=[kprune.PruningCallback(0.8)],
+        )
+    assert sparsity(model) == pytest.approx(0.8, abs=1e-3)
+
+
 def test_zeros_that_nothing_holds_are_told(data):
     model = compiled(sequential())
     kernel = model.layers[3].kernel

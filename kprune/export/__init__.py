@@ -202,7 +202,10 @@ def _read_dense(dense: Any) -> bytes:
         raise ValueError(
             f"Cannot read `dense`, {str(dense)!r}: {error.strerror}."
         ) from error
-    tflite.parse(data)
+    try:
+        tflite.parse(data)
+    except ValueError as error:
+        raise ValueError(f"`dense`, {str(dense)!r}: {error}") from error
     return data
 
 

@@ -9,7 +9,6 @@ import gzip
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 
 from kprune.inspection import patterns
+from kprune.model_file import load_model
 from kprune.report import FileSize, table
 
 
@@ -169,26 +169,7 @@ def inspect(model_or_path: keras.Model | str | os.PathLike[str]) -> Inspection:
 
 
 def _inspect_keras_file(path: Path) -> Inspection:
-    # Keras's own errors for damaged files are of a dozen types and name its internals.
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{str(path)!r} is not a '.keras' file: it is no zip archive. It may be "
-            "damaged, or an older format under a wrong name (.h5)."
-        )
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        raise ValueError(
-            f"Keras cannot load {str(path)!r}: {error} If it was written by tf_keras "
-            "(Keras 2), rebuild the model in Keras 3 and copy the weights; if it uses "
-            "classes of your own, register them with "
-            "keras.saving.register_keras_serializable, or load it yourself and inspect "
-            "the model."
-        ) from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"{str(path)!r} holds a {type(model).__name__}, not a Keras model."
-        )
+    model = load_model(path)
     found = _inspect_model(model)
     return dataclasses.replace(
         found, name=str(path), kind="Keras file", size=_file_size(path.read_bytes())
@@ -314,7 +295,10 @@ def _inspect_tflite(path: Path) -> Inspection:
     from kprune.export.cost import count_macs, nonzeros
 
     data = path.read_bytes()
-    file = tflite.parse(data)
+    try:
+        file = tflite.parse(data)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
     depthwise = {
         id(graph.tensors[operator.inputs[1]])
         for graph in file.subgraphs

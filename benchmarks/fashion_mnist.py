@@ -1,0 +1,342 @@
+"""What the accuracy benchmarks share: data, networks, training, resumable results.
+
+Functions take `keras` as an argument, Keras 3 or tf_keras, so that kprune and its peer
+train the same networks on the same data in the same way. Nothing here imports Keras.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import protocol
+
+BATCH_SIZE = 128
+WARM_UP = 0.5  # Epochs at the begin of each phase.
+VALIDATION = 10_000
+
+PROTOCOL = (
+    "Fashion-MNIST, all 60,000 training images, accuracy in percent on the 10,000 test "
+    "images after the last epoch. Pixels divided by 255, no augmentation, batch 128, "
+    "Adam. Each phase of training has a fresh optimizer whose learning rate rises over "
+    "half an epoch to its peak and falls to zero along a cosine. Pruned networks are "
+    "trained dense in the first phase and pruned in the second; the dense ones that "
+    "they are compared with have the same epochs, and the better of one long cosine "
+    "and the same two phases counts. All networks of a seed that have the same first "
+    "phase share it. Choices were made on a validation split of the training images."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own optimizer."""
+
+    epochs: int
+    peak: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: which network, how long, how sparse."""
+
+    net: str
+    phases: tuple[Phase, ...]
+    sparsity: float = 0.0
+    allocation: str | None = None
+
+
+def cnn(keras: Any) -> Any:
+    """Returns the usual tutorial network, 225,034 parameters."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def allconv(keras: Any, channels: Sequence[int] = (24, 48, 64, 80)) -> Any:
+    """Returns four convolutions with BatchNormalization, 85,986 parameters."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((28, 28, 1))])
+    for filters, strides in zip(channels, (2, 1, 2, 1), strict=True):
+        model.add(
+            layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)
+        )
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(10))
+    return model
+
+
+def small_allconv(keras: Any) -> Any:
+    """Returns `allconv` with as many parameters as 0.8 sparsity leaves: 17,813."""
+    return allconv(keras, (11, 21, 29, 36))
+
+
+NETWORKS: dict[str, Callable[[Any], Any]] = {
+    "cnn": cnn,
+    "allconv": allconv,
+    "small allconv": small_allconv,
+}
+
+
+class Trainer:
+    """Trains on Fashion-MNIST, and keeps dense first phases for the runs after it.
+
+    Args:
+        keras: The module, `keras` or `tf_keras`.
+        folder: Where weights of first phases are kept.
+        validation: Whether to train on the first 50,000 training images and to
+            evaluate on the others: for making choices.
+    """
+
+    def __init__(self, keras: Any, folder: Path, validation: bool = False) -> None:
+        self.keras = keras
+        self.folder = folder
+        self.validation = validation
+        train, test = keras.datasets.fashion_mnist.load_data()
+        if validation:
+            test = train[0][-VALIDATION:], train[1][-VALIDATION:]
+            train = train[0][:-VALIDATION], train[1][:-VALIDATION]
+        (self.x, self.y), (self.x_test, self.y_test) = (
+            (images[..., None].astype("float32") / 255, labels.astype("int32"))
+            for images, labels in (train, test)
+        )
+        self.steps = -(-len(self.x) // BATCH_SIZE)
+
+    def fit(self, model: Any, phase: Phase, seed: int, callbacks: Any = None) -> None:
+        """Trains a model, with a fresh optimizer and the seed's order of batches."""
+        keras = self.keras
+        keras.utils.set_random_seed(seed)
+        warm_up = int(WARM_UP * self.steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0,
+            phase.epochs * self.steps - warm_up,
+            warmup_target=phase.peak,
+            warmup_steps=warm_up,
+        )
+        model.compile(
+            keras.optimizers.Adam(rate),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+        model.fit(
+            self.batches(seed), epochs=phase.epochs, callbacks=callbacks, verbose=2
+        )
+
+    def batches(self, seed: int) -> tf.data.Dataset:
+        """Returns the training images in batches, shuffled anew in each epoch."""
+        images, labels = tf.constant(self.x), tf.constant(self.y)
+        order = tf.data.Dataset.range(len(self.x)).shuffle(len(self.x), seed)
+        batches = order.batch(BATCH_SIZE).map(
+            lambda indices: (tf.gather(images, indices), tf.gather(labels, indices))
+        )
+        # The end of an epoch waits for the autotuner's thread, which may be in the
+        # middle of a sleep of several seconds.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return batches.prefetch(2).with_options(options)
+
+    def first_phase(self, run: Run, seed: int) -> Any:
+        """Returns the dense network after the run's first phase."""
+        keras, phase = self.keras, run.phases[0]
+        keras.utils.set_random_seed(seed)
+        model = NETWORKS[run.net](keras)
+        split = "_validation" if self.validation else ""
+        name = f"{run.net}_{phase.epochs}_{phase.peak}_seed{seed}{split}".replace(
+            " ", "_"
+        )
+        path = self.folder / f"{keras.__name__}_{name}.weights.h5"
+        if path.exists():
+            model.load_weights(path)
+        else:
+            self.fit(model, phase, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model.save_weights(path)
+        return model
+
+    def score(self, predict: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Returns the accuracy in percent of a function from images to logits."""
+        logits = np.concatenate(
+            [
+                np.asarray(predict(self.x_test[start : start + 500]))
+                for start in range(0, len(self.x_test), 500)
+            ]
+        )
+        return round(100 * float(np.mean(logits.argmax(-1) == self.y_test)), 2)
+
+
+def counts(model: Any) -> dict[str, Any]:
+    """Returns parameters, those left, and the sparsity of kernels, all and each."""
+    kernels = [np.asarray(w) for w in model.get_weights() if w.ndim > 1]
+    zeros = [kernel.size - np.count_nonzero(kernel) for kernel in kernels]
+    total = sum(kernel.size for kernel in kernels)
+    return {
+        "parameters": model.count_params(),
+        "parameters_left": int(model.count_params() - sum(zeros)),
+        "achieved_sparsity": round(float(sum(zeros) / total), 5),
+        "kernel_sparsities": [
+            round(float(n / kernel.size), 3)
+            for n, kernel in zip(zeros, kernels, strict=True)
+        ],
+    }
+
+
+def run_suite(
+    keras: Any,
+    benchmark: str,
+    docstring: str | None,
+    suites: dict[str, tuple[Run, ...]],
+    train: Callable[[Trainer, Run, int], Any],
+    summarise: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    more_facts: Callable[[Trainer, Run, Any], dict[str, Any]] | None = None,
+) -> None:
+    """Runs what the command line asks for and the result file does not have yet.
+
+    Args:
+        keras: The module, `keras` or `tf_keras`.
+        benchmark: Name of the script's module in `benchmarks`.
+        docstring: The script's, for `--help`.
+        suites: What to run, by the name for `--suite`.
+        train: Returns the network of one run and seed.
+        summarise: Returns the summary of all rows.
+        more_facts: Returns more columns for a row.
+    """
+    args = _options(docstring, tuple(suites))
+    trainer = Trainer(keras, args.weights, args.validation)
+    results = Results(benchmark, args, summarise)
+    for seed in args.seeds:
+        for run in suites[args.suite]:
+            if results.has(run, seed):
+                continue
+            started = time.perf_counter()
+            model = train(trainer, run, seed)
+            predict = functools.partial(model, training=False)
+            facts = {"accuracy": trainer.score(predict), **counts(model)}
+            if more_facts is not None:
+                facts |= more_facts(trainer, run, model)
+            results.add(run, seed, started, facts)
+            keras.backend.clear_session()
+    results.write(results.rows())
+    for row in summarise(results.rows()):
+        print(row)
+
+
+class Results:
+    """A result file that grows by one row per run; what it has is not run again."""
+
+    def __init__(
+        self,
+        benchmark: str,
+        args: argparse.Namespace,
+        summarise: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    ) -> None:
+        self.benchmark, self.args, self.summarise = benchmark, args, summarise
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns what the file has now; several processes may add to it."""
+        out = self.args.out
+        return json.loads(out.read_text())["rows"] if out.exists() else []
+
+    def has(self, run: Run, seed: int) -> bool:
+        """Returns whether the run is in the file."""
+        key = self._key(run, seed)
+        return any({**row, **key} == row for row in self.rows())
+
+    def add(self, run: Run, seed: int, started: float, facts: dict[str, Any]) -> None:
+        """Adds a row and writes the file."""
+        seconds = round(time.perf_counter() - started)
+        row = {**self._key(run, seed), **facts, "seconds": seconds}
+        print(row, flush=True)
+        self.write([*self.rows(), row])
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Writes the file, whole or not at all."""
+        document = {
+            "benchmark": self.benchmark,
+            "command": f"python -m benchmarks.{self.benchmark} --suite "
+            f"{self.args.suite} --out {self.args.out}",
+            "protocol": PROTOCOL,
+            "machine": protocol.machine(),
+            "validation": self.args.validation,
+            "rows": rows,
+            "summary": self.summarise(rows),
+        }
+        self.args.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.args.out.with_suffix(".partial")
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(self.args.out)
+
+    def _key(self, run: Run, seed: int) -> dict[str, Any]:
+        return {
+            "suite": self.args.suite,
+            "net": run.net,
+            "seed": seed,
+            "sparsity": run.sparsity,
+            "allocation": run.allocation,
+            "epochs": [phase.epochs for phase in run.phases],
+            "peaks": [phase.peak for phase in run.phases],
+        }
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row per run: mean and range of its accuracy over the seeds."""
+    names = ("net", "sparsity", "allocation", "epochs")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(repr([row[name] for name in names]), []).append(row)
+    return [
+        {
+            **{name: group[0][name] for name in names},
+            "parameters_left": group[0]["parameters_left"],
+            **spread([row["accuracy"] for row in group]),
+        }
+        for group in groups.values()
+    ]
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Returns mean, range and number of accuracies."""
+    return {
+        "accuracy": round(sum(values) / len(values), 3),
+        "range": [min(values), max(values)],
+        "seeds": len(values),
+    }
+
+
+def _options(docstring: str | None, suites: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", choices=suites, default=suites[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to go on")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("build/accuracy"),
+        help="folder for weights of dense first phases (%(default)s)",
+    )
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="hold 10,000 training images out and evaluate on them",
+    )
+    return parser.parse_args()

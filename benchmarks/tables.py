@@ -1,0 +1,223 @@
+"""Writes the tables of the READMEs here and above from the files in `results/`.
+
+    python -m benchmarks.tables          # rewrites the READMEs' tables
+    python -m benchmarks.tables --check  # only says whether they are up to date
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function of
+this module that stands in `PAGES` and returns Markdown. To show a new result,
+add a function and a pair of markers.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+NOT_RUN = "*Not run yet.*"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """Returns a result file, or `None` if that benchmark was not run yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: list[str], rows: list[list[str]], source: dict[str, Any]) -> str:
+    """Returns a Markdown table with a line below that says where it was measured."""
+    lines = [head, ["---"] * len(head), *rows]
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    machine = source["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    quick = " A quick run, not for quoting." if source.get("quick") else ""
+    return (
+        f"{text}\n\n{machine['date']}, {machine['processor']}, {machine['cores']} "
+        f"cores, Python {machine['python']}, {versions}.{quick}"
+    )
+
+
+def spread(result: dict[str, Any]) -> str:
+    """Returns a ratio with its quartiles."""
+    low, high = result["quartiles"]
+    return f"{result['ratio']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def goal(result: dict[str, Any]) -> str:
+    """Returns the target, and whether it is met."""
+    ((kind, value),) = result["target"].items()
+    verdict = "met" if result["met"] else "**missed**"
+    return f"{kind.replace('_', ' ')} {value:g}: {verdict}"
+
+
+def training_step() -> str:
+    ours, theirs = load("training_step"), load("tfmot_training_step")
+    if ours is None:
+        return NOT_RUN
+    rows = []
+    for name, result in ours["results"].items():
+        dense = statistics.median(result["milliseconds"]["dense"])
+        peer = spread(theirs["results"][name]) if theirs else "not run"
+        rows.append([name, f"{dense:.1f} ms", spread(result), goal(result), peer])
+    head = ["network", "dense step, CPU", "kprune / dense", "target", "tfmot / dense"]
+    return table(head, rows, ours)
+
+
+def mask_update() -> str:
+    document = load("mask_update")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        times = [
+            f"{statistics.median(result['milliseconds'][side]):.1f} ms"
+            for side in ("top_k", "kprune")
+        ]
+        ratios = [f"{result['ratio']:.1f}", f"{result['cpu_ratio']:.1f}"]
+        rows.append([name, *times, *ratios, goal(result)])
+    head = ["kernel", "top_k alone", "kprune, all", "ratio", "in CPU time", "target"]
+    return table(head, rows, document)
+
+
+def import_time() -> str:
+    document = load("import_time")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for result in document["results"].values():
+        times = [
+            f"{statistics.median(result['seconds'][side]):.2f} s"
+            for side in ("keras", "kprune")
+        ]
+        rows.append([*times, spread(result), goal(result)])
+    return table(["import keras", "import kprune", "ratio", "target"], rows, document)
+
+
+def accuracy() -> str:
+    """Returns every network of the accuracy benchmarks, means over the seeds."""
+    rows, source = [], None
+    for name, library in ACCURACY.items():
+        document = load(name)
+        if document is None:
+            continue
+        source = source or document
+        for row in document["summary"]:
+            rows.append(
+                [
+                    row["net"],
+                    described(row, library),
+                    "+".join(map(str, row["epochs"])) if "epochs" in row else "",
+                    f"{row['accuracy']:.2f}",
+                    f"{row['range'][0]:.2f} to {row['range'][1]:.2f}",
+                    str(row["seeds"]),
+                    f"{row['lost']:+.2f}" if "lost" in row else "",
+                    goal(row) if "target" in row else "",
+                ]
+            )
+    if source is None:
+        return NOT_RUN
+    head = [
+        "network",
+        "trained how",
+        "epochs",
+        "accuracy, %",
+        "seeds' range",
+        "seeds",
+        "points lost",
+        "target",
+    ]
+    return table(head, rows, source)
+
+
+def described(row: dict[str, Any], library: str) -> str:
+    """Returns in words how a network was trained."""
+    if not row["sparsity"]:
+        return f"dense ({library})" if library != "kprune" else "dense"
+    text = f"{library}, {row['sparsity']:g}"
+    if library == "kprune" and row["allocation"] != "lamp":
+        text += f", {row['allocation']}"
+    return f"{text}, then int8" if "quantization" in row else text
+
+
+def overview() -> str:
+    """Returns the README's table: dense, kprune and tfmot on the tutorial network."""
+    ours, theirs = load("accuracy_cnn"), load("tfmot_accuracy")
+    if ours is None:
+        return NOT_RUN
+    peer = {
+        row["sparsity"]: row
+        for row in (theirs["summary"] if theirs else ())
+        if row["sparsity"]
+    }
+    nets = [row for row in ours["summary"] if row["net"] == "cnn"]
+    dense = max((r for r in nets if not r["sparsity"]), key=lambda r: r["accuracy"])
+    rows = [["dense", f"{dense['accuracy']:.2f} %", "", ""]]
+    pruned = [r for r in nets if r["sparsity"] and r["allocation"] == "lamp"]
+    for row in sorted(pruned, key=lambda r: (r["sparsity"], "quantization" in r)):
+        other = None if "quantization" in row else peer.get(row["sparsity"])
+        rows.append(
+            [
+                f"{row['sparsity']:g} of all kernel weights zero"
+                + (", int8 in LiteRT" if "quantization" in row else ""),
+                f"{row['accuracy']:.2f} %",
+                f"{dense['accuracy'] - row['accuracy']:+.2f}",
+                f"{other['accuracy']:.2f} %" if other else "",
+            ]
+        )
+    sizes = next(row for row in ours["rows"] if "int8_bytes" in row)
+    head = ["Fashion-MNIST, 225k-parameter CNN", "kprune", "points lost", "tfmot"]
+    left = min(r["seeds"] for r in [dense, *pruned])
+    return (
+        table(head, rows, ours)
+        + f"\n\nMean test accuracy over {left} seeds, 24 epochs each. The dense "
+        f"float32 file has {sizes['dense_float32_bytes']:,} bytes "
+        f"({sizes['dense_float32_gzip_bytes']:,} compressed with gzip); the int8 file "
+        f"at 0.9 has {sizes['int8_bytes']:,} ({sizes['int8_gzip_bytes']:,})."
+    )
+
+
+ACCURACY = {
+    "accuracy_cnn": "kprune",
+    "accuracy_allocation": "kprune",
+    "accuracy_allconv": "kprune",
+    "tfmot_accuracy": "tfmot",
+}
+
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    HERE / "README.md": {
+        "accuracy": accuracy,
+        "training_step": training_step,
+        "mask_update": mask_update,
+        "import_time": import_time,
+    },
+    HERE.parent / "README.md": {"overview": overview},
+}
+
+
+def rendered(page: Path) -> str:
+    """Returns a page with every table between its markers made anew."""
+    text = page.read_text()
+    for name, render in PAGES[page].items():
+        before, marker, rest = text.partition(f"<!-- table: {name} -->\n")
+        if not marker:
+            raise ValueError(f"{page} has no marker for the table {name!r}.")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"{page}: the table {name!r} has no end marker.")
+        text = f"{before}{marker}\n{render()}\n\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    pages = {page: rendered(page) for page in PAGES}
+    if "--check" in sys.argv[1:]:
+        old = [str(page) for page in pages if page.read_text() != pages[page]]
+        sys.exit(f"Not up to date: {', '.join(old)}." if old else 0)
+    for page, text in pages.items():
+        page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

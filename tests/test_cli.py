@@ -1,0 +1,243 @@
+"""The command as users meet it: exit codes, messages, and nothing left behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from models import sequential
+from typer.testing import CliRunner
+
+import kprune_cli
+
+SOURCE = pathlib.Path(kprune_cli.__file__)
+
+
+def run(*arguments):
+    return CliRunner().invoke(kprune_cli.app, list(map(str, arguments)))
+
+
+def process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, SOURCE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+        | {"PYTHONPATH": str(SOURCE.parent)}
+        | environment,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.keras"
+    sequential().save(path)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 8, 8, 1), "f4"))
+    return path
+
+
+def refused(result, *words):
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    return True
+
+
+def test_help_is_fast_and_imports_no_tensorflow():
+    code = (
+        "import sys, kprune_cli\n"
+        "try: kprune_cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('kprune', 'keras', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE.parent), "NO_COLOR": "1"},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("demo", "inspect", "export", "--version"):
+        assert command in done.stdout
+
+
+def test_a_process_inspects_without_tensorflows_chatter(saved):
+    done = process("inspect", saved)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{saved}: Keras file")
+    assert "\x1b" not in done.stdout
+
+
+def test_colours_come_and_go():
+    coloured = process("inspect", "nothing.keras", FORCE_COLOR="1", NO_COLOR="")
+    assert "\x1b[" in coloured.stderr and coloured.returncode == 1
+    plain = process("inspect", "nothing.keras", FORCE_COLOR="1", NO_COLOR="1")
+    assert "\x1b[1;31m" not in plain.stderr
+    assert "There is no file 'nothing.keras'" in plain.stderr
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("kprune 0.")
+
+
+@pytest.mark.parametrize("arguments", [["inspekt"], ["inspect"], ["demo", "--sparse"]])
+def test_wrong_usage_is_2(arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_inspect_prints_json(saved):
+    result = run("inspect", saved, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["kind"] == "Keras file"
+
+
+def test_export_reports_what_it_wrote(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run("export", saved, out, "--no-benchmark")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{out}: target android (LiteRT)")
+    assert out.stat().st_size > 1000
+
+
+def test_export_for_a_microcontroller(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run(
+        *("export", saved, out, "--target", "microcontroller"),
+        *("--data", tmp_path / "x.npy", "--samples", 10),
+        *("--no-benchmark", "--no-c-source", "--json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["quantization"] == "int8" and report["arena"]["bytes"] > 0
+    assert report["compared_on"].startswith("10 samples")
+    assert report["files"] == [str(out)]
+
+
+def test_named_arrays_are_taken_by_the_inputs_name(tmp_path):
+    x = np.zeros((4, 8, 8, 1), "f4")
+    np.savez(tmp_path / "one.npz", anything=x)
+    np.savez(tmp_path / "two.npz", image=x, other=x)
+    assert kprune_cli._read_data(tmp_path / "one.npz").shape == x.shape
+    assert sorted(kprune_cli._read_data(tmp_path / "two.npz")) == ["image", "other"]
+
+
+def corrupt(path):
+    path.write_bytes(b"PK no archive")
+    return path
+
+
+def test_bad_models_are_refused(tmp_path):
+    out = tmp_path / "m.tflite"
+    assert refused(run("inspect", tmp_path / "no.keras"), "There is no file")
+    assert refused(run("inspect", tmp_path), "is a folder")
+    assert refused(run("inspect", corrupt(tmp_path / "m.h5")), "must end in '.keras'")
+    assert refused(run("inspect", corrupt(tmp_path / "m.keras")), "no zip archive")
+    assert refused(run("inspect", corrupt(tmp_path / "m.tflite")), "Not a TFLite")
+    assert refused(run("export", tmp_path / "no.keras", out), "There is no file")
+    assert refused(run("export", tmp_path, out), "is a folder")
+    assert refused(run("export", tmp_path / "m.h5", out), "Expected a '.keras' file")
+    assert refused(run("export", tmp_path / "m.keras", out), "no zip archive")
+    assert out.read_bytes() == b"PK no archive"
+
+
+def test_a_damaged_archive_is_refused(saved, tmp_path):
+    data = saved.read_bytes()
+    saved.write_bytes(data[:200] + bytes(100) + data[300:])
+    assert refused(run("export", saved, tmp_path / "m.tflite"), "cannot load")
+
+
+def test_unknown_classes_are_named_with_the_cure(tmp_path):
+    @keras.saving.register_keras_serializable("here")
+    class Mine(keras.layers.Dense):
+        pass
+
+    path = tmp_path / "mine.keras"
+    keras.Sequential([keras.Input((4,)), Mine(2)]).save(path)
+    keras.saving.get_custom_objects().pop("here>Mine")
+    result = run("export", path, tmp_path / "m.tflite")
+    assert refused(result, "Mine", "kprune.export(model, ...)")
+    assert "Full object config" not in result.stderr
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "lambda.keras"
+    layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: x)]
+    keras.Sequential(layers).save(path)
+    assert refused(run("export", path, tmp_path / "m.tflite"), "cannot load")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--target", "microcontroler"], ["Did you mean 'microcontroller'"]),
+        (["--quantization", "int"], ["Unknown `quantization`"]),
+        (["--quantization", "int8"], ["needs `representative_data`"]),
+        (["--samples", "0"], ["num_samples"]),
+        (["--data", "no.npy"], ["There is no file 'no.npy'"]),
+        (["--data", "x.csv"], ["must be a '.npy' or '.npz' file", "numpy.save"]),
+        (["--data", "flat.npy"], ["does not fit input", "(20, 64)"]),
+        (["--data", "object.npy"], ["NumPy cannot read"]),
+        (["--data", "broken.npz"], ["NumPy cannot read"]),
+        (["--data", "pair.npz"], ["one entry for each input"]),
+    ],
+)
+def test_bad_options_are_refused(saved, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    np.save("flat.npy", np.zeros((20, 64), "f4"))
+    np.save("object.npy", np.array([None, {}], dtype=object), allow_pickle=True)
+    corrupt(pathlib.Path("broken.npz"))
+    np.savez("pair.npz", x=np.zeros(3), y=np.zeros(3))
+    before = sorted(tmp_path.iterdir())
+    assert refused(run("export", saved, "out.tflite", *options), *words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "out, word",
+    [("none/m.tflite", "does not exist"), ("m.txt", "'.tflite'"), (".", "'.tflite'")],
+)
+def test_bad_destinations_are_refused(saved, tmp_path, monkeypatch, out, word):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert refused(run("export", saved, out), word)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_demo_refuses_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(run("demo", "--dataset", "mnist"), "fashion-mnist")
+    assert refused(run("demo", "--sparsity", "90"), "Did you mean 0.9?")
+    (tmp_path / "taken").write_text("mine")
+    assert refused(run("demo", "--out", "taken"), "is a file, not a folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_interruption_is_no_traceback(saved, monkeypatch):
+    import kprune
+
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kprune, "inspect", interrupt)
+    result = run("inspect", saved)
+    assert (result.exit_code, result.stderr) == (130, "Stopped.\n")
+
+
+def test_a_failing_import_shows_what_was_held_back(capfd):
+    with pytest.raises(ImportError), kprune_cli._loading():
+        os.write(2, b"the reason\n")
+        raise ImportError
+    with kprune_cli._loading():
+        os.write(2, b"chatter\n")
+    assert capfd.readouterr().err == "the reason\n"
