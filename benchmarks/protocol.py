@@ -25,6 +25,7 @@ PACKAGES = (
     "tf_keras",
     "tensorflow",
     "tensorflow-model-optimization",
+    "ai-edge-litert",
     "numpy",
 )
 

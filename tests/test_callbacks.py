@@ -23,6 +23,14 @@ def num_weights(model):
     return sum(w.numpy().size for w in kernels(model))
 
 
+def of_unknown_length(data):
+    x, y = data
+    return tf.data.Dataset.from_generator(
+        lambda: zip(x, y, strict=True),
+        output_signature=(tf.TensorSpec((8, 8, 1)), tf.TensorSpec((), tf.int64)),
+    ).batch(16)
+
+
 class SparsityAtEachBatch(keras.callbacks.Callback):
     """Checks, as any other callback might, that pruned weights are exactly zero."""
 
@@ -86,11 +94,7 @@ def test_default_schedule_ramps_over_half_of_the_fit(data):
 
 
 def test_length_unknown_before_the_first_epoch(data):
-    x, y = data
-    dataset = tf.data.Dataset.from_generator(
-        lambda: zip(x, y, strict=True),
-        output_signature=(tf.TensorSpec((8, 8, 1)), tf.TensorSpec((), tf.int64)),
-    ).batch(16)
+    dataset = of_unknown_length(data)
     model = compiled(sequential())
     callback = kprune.PruningCallback(sparsity=0.8)
     with pytest.warns(UserWarning, match="shuffle|ran out of data") as caught:
@@ -106,11 +110,7 @@ def test_length_unknown_before_the_first_epoch(data):
 
 
 def test_unknown_length_of_a_single_epoch_is_refused_before_training(data):
-    x, y = data
-    dataset = tf.data.Dataset.from_generator(
-        lambda: zip(x, y, strict=True),
-        output_signature=(tf.TensorSpec((8, 8, 1)), tf.TensorSpec((), tf.int64)),
-    ).batch(16)
+    dataset = of_unknown_length(data)
     model = compiled(sequential())
     before = model.get_weights()
     with pytest.raises(ValueError, match="steps_per_epoch"):
@@ -628,11 +628,7 @@ def test_a_subclassed_model_that_was_never_built(data):
 
 
 def test_a_fit_of_unknown_length_too_short_is_told_after_its_first_epoch(data):
-    x, y = data
-    dataset = tf.data.Dataset.from_generator(
-        lambda: zip(x, y, strict=True),
-        output_signature=(tf.TensorSpec((8, 8, 1)), tf.TensorSpec((), tf.int64)),
-    ).batch(16)
+    dataset = of_unknown_length(data)
     model = compiled(sequential())
     schedule = kprune.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=2000)
     callback = kprune.PruningCallback(schedule=schedule)
