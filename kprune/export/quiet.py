@@ -4,6 +4,7 @@ This module changes when what has to be silenced does.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -27,14 +28,18 @@ def captured_output() -> Iterator[Captured]:
 
     The converter and the runtimes print from C++, past `sys.stdout`, so file
     descriptors 1 and 2 are redirected; notebooks and test runners replace `sys.stdout`
-    by something that writes elsewhere, so that is redirected too. The text is in the
-    yielded object's `text` after the block, also when the block raises.
+    by something that writes elsewhere, so that is redirected too. TensorFlow's logger
+    keeps to the stream that it found when it was made: in the block it only warns. The
+    text is in the yielded object's `text` after the block, also when the block raises.
     """
     caught = Captured()
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
     with tempfile.TemporaryFile() as file:
         _flush()
         saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
         try:
+            logger.setLevel(max(level, logging.WARNING))
             for descriptor, _ in saved:
                 os.dup2(file.fileno(), descriptor)
             with (
@@ -45,6 +50,7 @@ def captured_output() -> Iterator[Captured]:
                 yield caught
         finally:
             _flush()
+            logger.setLevel(level)
             for descriptor, copy in saved:
                 os.dup2(copy, descriptor)
                 os.close(copy)

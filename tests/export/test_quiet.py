@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 
@@ -25,3 +26,22 @@ def test_output_is_restored_after_an_error(capfd):
     os.write(2, b"afterwards\n")
     assert caught.tail() == "last words"
     assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_tensorflows_own_logger_only_warns_meanwhile():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with captured_output():
+            logger.info("a saved model was written")
+            logger.warning("something is wrong")
+        logger.info("afterwards")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert said == ["something is wrong", "afterwards"]
