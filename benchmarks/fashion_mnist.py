@@ -137,7 +137,11 @@ class Trainer:
             jit_compile=False,
         )
         model.fit(
-            self.batches(seed), epochs=phase.epochs, callbacks=callbacks, verbose=2
+            self.batches(seed),
+            epochs=phase.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # Done by the data set.
+            verbose=2,
         )
 
     def batches(self, seed: int) -> tf.data.Dataset:
