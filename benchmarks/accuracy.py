@@ -123,13 +123,13 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for net in ("cnn", "allconv", "small allconv")
     }
     for row in result:
-        best = dense[row["net"]]
-        if not row["sparsity"] or best is None:
+        if not row["sparsity"]:
             continue
-        row["lost"] = round(best["accuracy"] - row["accuracy"], 3)
-        if row["net"] == "cnn" and row["allocation"] == "lamp":
+        if best := dense[row["net"]]:
+            row["lost"] = round(best["accuracy"] - row["accuracy"], 3)
+        if row["net"] == "cnn" and row["allocation"] == "lamp" and best:
             _judge(row, row["lost"], at_most=MOST_LOST[row["sparsity"]])
-        elif row["net"] == "allconv" and (small := dense["small allconv"]):
+        if row["net"] == "allconv" and (small := dense["small allconv"]):
             _judge(row, row["accuracy"], at_least=small["accuracy"])
     if best := dense["cnn"]:
         _judge(best, best["accuracy"], at_least=LEAST_DENSE)
