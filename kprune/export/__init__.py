@@ -58,7 +58,8 @@ def export(
 
     The file is converted, loaded and run; its outputs are compared with Keras's; then
     it is written, or nothing is. The model may be pruned in place, hold
-    `kprune.Pruned` wrappers or be dense, and is left as it was.
+    `kprune.Pruned` wrappers or be dense, and is left as it was. The file takes one
+    sample at a time: a free batch dimension costs operators that microcontrollers lack.
 
     Args:
         model: A built Keras model.
