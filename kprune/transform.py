@@ -7,7 +7,6 @@ way.
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,6 +24,7 @@ from kprune.layers import (
 )
 from kprune.plan import Plan, Rule, Site, default_schedule, resolve
 from kprune.prunable import candidates
+from kprune.rebuild import Changes, copy_values, from_config, has_graph, rebuild
 from kprune.report import PruningReport, SkippedWeight, WeightRecord
 
 
@@ -70,10 +70,13 @@ def prune(
     _check_graph("prune", model)
     sites = _sites_by_layer(model, resolve(plan, model).sites)
 
-    def wrap(layer: keras.layers.Layer, copy: keras.layers.Layer) -> Any:
-        return _wrap(copy, layer, sites[id(layer)]) if id(layer) in sites else copy
+    class Wrapped(Changes):
+        def replacement(self, operation: Any, copy: Any) -> Any:
+            if id(operation) not in sites:
+                return copy
+            return _wrap(copy, operation, sites[id(operation)])
 
-    return _rebuild(model, wrap)
+    return rebuild(model, Wrapped())
 
 
 def strip(model: keras.layers.Layer) -> keras.layers.Layer:
@@ -100,7 +103,7 @@ def strip(model: keras.layers.Layer) -> keras.layers.Layer:
     if not isinstance(model, keras.Model):
         return _copy_layer(model)
 
-    plain = _rebuild(model) if has_graph(model) else _copy_subclassed(model)
+    plain = rebuild(model) if has_graph(model) else _copy_subclassed(model)
     if model.compiled and model.optimizer is not None:
         try:
             plain.compile_from_config(model.get_compile_config())
@@ -236,13 +239,6 @@ def make_plan(
     return Plan((Rule(schedule, **rule),))
 
 
-def has_graph(model: keras.layers.Layer) -> bool:
-    """Returns whether a model is Sequential or Functional."""
-    return isinstance(model, keras.Sequential) or (
-        isinstance(model, keras.Model) and hasattr(model, "operations")
-    )
-
-
 def _prune_layer(layer: keras.layers.Layer, plan: Plan) -> Pruned:
     if isinstance(layer, Pruned):
         raise ValueError(f"prune: layer {layer.name!r} is pruned already.")
@@ -295,81 +291,12 @@ def _sites_by_layer(
 
 def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns a layer of the same configuration, with the same values if built."""
-    copy = _from_config(layer)
+    copy = from_config(layer)
     if layer.built:
         if not copy.built:
             copy.build_from_config(layer.get_build_config() or {})
-        _copy_values(layer, copy)
+        copy_values(layer, copy)
     return copy
-
-
-def _from_config(layer: keras.layers.Layer) -> keras.layers.Layer:
-    try:
-        return type(layer).from_config(layer.get_config())
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"{layer.name!r} of class {type(layer).__name__} cannot be rebuilt from "
-            f"its configuration: {error} Implement get_config(), or use "
-            "kprune.PruningCallback(...) and kprune.release(model), which work on the "
-            "model as it is."
-        ) from error
-
-
-def _copy_values(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    if [v.shape for v in source.variables] != [v.shape for v in target.variables]:
-        raise ValueError(
-            f"{source.name!r} of class {type(source).__name__} builds other weights "
-            "from its configuration than it has now; it cannot be copied."
-        )
-    for old, new in zip(source.variables, target.variables, strict=True):
-        new.assign(old)
-
-
-def _rebuild(
-    model: keras.Model,
-    replace: Callable[[keras.layers.Layer, keras.layers.Layer], Any] | None = None,
-) -> keras.Model:
-    """Returns a copy of a model with a graph, free of wrappers.
-
-    Args:
-        model: The model.
-        replace: What to put in the place of a copied layer, given the layer and its
-            copy; the copy itself by default.
-    """
-    copies: dict[int, tuple[Any, Any, Any]] = {}
-
-    def copy_operation(operation: Any) -> Any:
-        if id(operation) not in copies:
-            # A Pruned layer stands for what it wraps.
-            plain = operation.layer if isinstance(operation, Pruned) else operation
-            # Not built yet: in the new graph its weights get their old paths.
-            copy = copy_graph(plain) if has_graph(plain) else _from_config(plain)
-            new = replace(operation, copy) if replace else copy
-            copies[id(operation)] = (plain, copy, new)
-        return copies[id(operation)][2]
-
-    def copy_graph(graph: keras.Model) -> keras.Model:
-        inputs = None
-        if not isinstance(graph, keras.Sequential):
-            # Keras would name the copied inputs after tensors, not after layers.
-            inputs = keras.tree.map_structure(
-                lambda tensor: keras.Input(
-                    batch_shape=tensor.shape,
-                    dtype=tensor.dtype,
-                    sparse=tensor.sparse,
-                    name=tensor._keras_history.operation.name,
-                ),
-                graph.input,
-            )
-        return keras.models.clone_model(
-            graph, input_tensors=inputs, clone_function=copy_operation
-        )
-
-    clone = copy_graph(model)
-    for plain, copy, _ in copies.values():
-        if isinstance(plain, keras.layers.Layer) and not has_graph(plain):
-            _copy_values(plain, copy)
-    return clone
 
 
 def _copy_subclassed(model: keras.Model) -> keras.Model:
