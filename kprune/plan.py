@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kprune.allocation import Allocation, Lamp
+from kprune.allocation import Allocation
 from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion, Magnitude
 from kprune.granularity import Element, Granularity
@@ -44,7 +44,8 @@ class Rule(Config):
         criterion: A `Criterion` or its name: what makes a weight worth keeping.
         granularity: A `Granularity` or its name: the unit that is pruned.
         allocation: An `Allocation` or its name: how the schedule's sparsity, which is
-            meant for all matched weights together, is spread over them.
+            meant for all matched weights together, is spread over them. By default
+            what suits the granularity: LAMP for elements, uniform for channels.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -61,7 +62,8 @@ class Rule(Config):
     schedule: Schedule
     criterion: Criterion = Magnitude()
     granularity: Granularity = Element()
-    allocation: Allocation = Lamp()
+    # None: what suits the granularity.
+    allocation: Allocation = None  # type: ignore[assignment]
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
@@ -82,7 +84,10 @@ class Rule(Config):
             )
         put("criterion", get(Criterion, self.criterion))
         put("granularity", get(Granularity, self.granularity))
-        put("allocation", get(Allocation, self.allocation))
+        allocation = self.granularity.default_allocation
+        if self.allocation is not None:
+            allocation = get(Allocation, self.allocation)
+        put("allocation", allocation)
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))
 
