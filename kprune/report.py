@@ -44,6 +44,23 @@ class WeightRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChannelRecord:
+    """One group of coupled channels.
+
+    Args:
+        name: The layer that makes them first, and what they are called there.
+        size: Number of channels, or of what else goes as one, such as heads.
+        pruned: Number of those that are held at zero.
+        layers: The layers whose weights they are slices of.
+    """
+
+    name: str
+    size: int
+    pruned: int
+    layers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class SkippedWeight:
     """One weight that stays dense, and why.
 
@@ -64,16 +81,26 @@ class PruningReport:
 
     Args:
         step: `optimizer.iterations` at the time of the report; `None` outside training.
-        asked: Sparsity asked for at the schedule's end, over all pruned weights
-            together, in [0, 1); `None` when masks are only held.
+        asked: Sparsity asked for at the schedule's end, over all that is pruned
+            together, in [0, 1); `None` when masks are only held. Of channels it is the
+            share of channels, of which the share of zero weights follows.
         weights: The pruned weights.
-        skipped: The weights that stay dense, each with its reason.
+        skipped: The weights, and the groups of coupled channels, that stay dense, each
+            with its reason.
+        channels: The groups of coupled channels, where whole channels are pruned.
     """
 
     step: int | None
     asked: float | None
     weights: tuple[WeightRecord, ...]
     skipped: tuple[SkippedWeight, ...] = ()
+    channels: tuple[ChannelRecord, ...] = ()
+
+    @property
+    def channel_sparsity(self) -> float | None:
+        """Share of the channels that are held at zero; `None` if none are pruned."""
+        size = sum(group.size for group in self.channels)
+        return sum(group.pruned for group in self.channels) / size if size else None
 
     @property
     def sparsity(self) -> float:
@@ -85,6 +112,7 @@ class PruningReport:
         """Returns the report as plain Python values."""
         values = dataclasses.asdict(self)
         values["sparsity"] = self.sparsity
+        values["channel_sparsity"] = self.channel_sparsity
         for row, weight in zip(values["weights"], self.weights, strict=True):
             row["sparsity"] = weight.sparsity
         return values
@@ -104,8 +132,26 @@ class PruningReport:
             for weight in self.weights
         ]
         asked = "held" if self.asked is None else f"{self.asked:.4f}"
+        lines = []
+        if self.channels:
+            size = sum(group.size for group in self.channels)
+            achieved = f"{self.channel_sparsity:.4f}"
+            lines = [
+                *table(
+                    ("coupled channels", "number", "pruned"),
+                    [
+                        *(
+                            (group.name, str(group.size), str(group.pruned))
+                            for group in self.channels
+                        ),
+                        (f"all: {asked} asked", str(size), achieved),
+                    ],
+                ),
+                "",
+            ]
+            asked = "-"  # Of single weights nothing was asked.
         rows.append(("all pruned weights", "", asked, f"{self.sparsity:.4f}"))
-        lines = table(("pruned weight", "shape", "asked", "achieved"), rows)
+        lines += table(("pruned weight", "shape", "asked", "achieved"), rows)
         if self.skipped:
             lines += [
                 "",
@@ -118,6 +164,21 @@ class PruningReport:
                 ),
             ]
         return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Something that cannot be removed, and why.
+
+    Args:
+        name: What it is.
+        size: Number of its channels; 0 for what has none.
+        reason: Why it stays, and what to do where that can be changed.
+    """
+
+    name: str
+    size: int
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
