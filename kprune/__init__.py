@@ -4,14 +4,15 @@ __version__ = "0.1.0"
 
 from kprune.allocation import Allocation, Global, Lamp, Uniform
 from kprune.callbacks import PruningCallback
+from kprune.coupling.registry import register_coupling
 from kprune.criteria import Criterion, Magnitude
 from kprune.export import export
-from kprune.granularity import Element, Granularity
+from kprune.granularity import Channel, Element, Granularity
+from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
 from kprune.prunable import register_prunable
-from kprune.pruner import PruningWarning
 from kprune.report import PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
@@ -20,10 +21,13 @@ from kprune.schedules import (
     PolynomialDecay,
     Schedule,
 )
+from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
     "Allocation",
+    "Budget",
+    "Channel",
     "ConstantSparsity",
     "Criterion",
     "Element",
@@ -43,12 +47,17 @@ __all__ = [
     "Report",
     "Rule",
     "Schedule",
+    "ShrinkPlan",
+    "ShrinkReport",
     "Uniform",
     "export",
     "hold_zeros",
     "inspect",
+    "plan_shrink",
     "prune",
+    "register_coupling",
     "register_prunable",
     "release",
+    "shrink",
     "strip",
 ]

@@ -8,9 +8,11 @@ from typing import Any
 
 import keras
 
+from kprune.channels import ChannelGroup
+from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_of
 from kprune.plan import Plan
-from kprune.pruner import Group, HeldWeight, PruningWarning, find_groups
+from kprune.pruner import Group, find_groups
 from kprune.report import PruningReport, SkippedWeight
 from kprune.schedules import FitLength, Schedule
 from kprune.transform import forget_traces, make_plan
@@ -71,7 +73,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._plan = make_plan("PruningCallback", sparsity, schedule, plan, rule)
         self.history: list[tuple[int, float]] = []
         self._length_known = True
-        self._groups: list[Group] | None = None
+        self._groups: list[Group | ChannelGroup] | None = None
         self._skipped: tuple[SkippedWeight, ...] = ()
 
     @property
@@ -90,6 +92,7 @@ class PruningCallback(keras.callbacks.Callback):
             asked=asked / sum(size for _, size in ruled) if ruled else None,
             weights=tuple(weight.record() for weight in self._weights()),
             skipped=self._skipped,
+            channels=tuple(r for group in self._groups for r in group.records),
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -151,9 +154,8 @@ class PruningCallback(keras.callbacks.Callback):
                 "set to zero again, without fine-tuning."
             )
         for group in self._groups or ():
-            # Weights that are left at least one element may miss that one.
-            if group.schedule and group.num_pruned + len(group.weights) < round(
-                group.schedule.final_sparsity * group.size
+            if group.schedule and group.num_pruned < group.least_pruned(
+                group.schedule.final_sparsity
             ):
                 _warn(
                     f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
@@ -182,7 +184,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._attach()
         self._update()
 
-    def _check_unknown_length(self, groups: list[Group]) -> None:
+    def _check_unknown_length(self, groups: list[Group | ChannelGroup]) -> None:
         for group in groups:
             if group.schedule is None or group.schedule.is_resolved:
                 continue
@@ -197,7 +199,10 @@ class PruningCallback(keras.callbacks.Callback):
                 )
 
     def _place(
-        self, groups: list[Group], batches: int, earliest: int | None = None
+        self,
+        groups: list[Group | ChannelGroup],
+        batches: int,
+        earliest: int | None = None,
     ) -> None:
         """Puts the groups' schedules in plain steps; warns if they do not fit."""
         epochs = self.params.get("epochs", 1)
@@ -212,7 +217,9 @@ class PruningCallback(keras.callbacks.Callback):
                 group.schedule = group.schedule.resolve(fit, earliest)
                 self._check_reach(group, group.schedule, fit.step_at(epochs))
 
-    def _check_reach(self, group: Group, schedule: Schedule, last: int) -> None:
+    def _check_reach(
+        self, group: Group | ChannelGroup, schedule: Schedule, last: int
+    ) -> None:
         step = int(self.model.optimizer.iterations)
         begin, end, final = (
             schedule.begin_step,
@@ -233,8 +240,8 @@ class PruningCallback(keras.callbacks.Callback):
         if earlier is None or begin == end:
             return
         expected = schedule.sparsity(earlier)
-        zeros = sum(weight.num_zeros() for weight in group.weights)
-        if zeros + len(group.weights) < round(expected * group.size):
+        zeros = group.num_zeros()
+        if zeros < group.least_pruned(expected):
             _warn(
                 f"The schedule runs from step {begin} to {end}, and the optimizer is "
                 f"at step {step} already, from earlier training or `initial_epoch`: "
@@ -286,7 +293,7 @@ class PruningCallback(keras.callbacks.Callback):
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
 
-def _check_free_zeros(group: Group, step: int) -> None:
+def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
     """Warns if there are zeros that neither a mask nor the schedule will hold."""
     schedule = group.schedule
     if schedule is None:
@@ -300,7 +307,8 @@ def _check_free_zeros(group: Group, step: int) -> None:
         if mask_of(weight.variable) is None and weight.num_zeros() < weight.size
     }
     # Single zeros turn up by chance; a hundredth of all weights does not.
-    if sum(zeros.values()) > (sparsity + 0.01) * group.size:
+    size = sum(weight.size for weight in group.weights)
+    if sum(zeros.values()) > (group.share_of_zeros(sparsity) + 0.01) * size:
         _warn(
             f"The model has zeros that nothing holds ({_listed(zeros)}), more than the "
             f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "

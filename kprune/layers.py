@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.granularity import Channel
 from kprune.plan import Plan, Rule, resolve
 
 
@@ -137,6 +138,12 @@ class Pruned(keras.layers.Wrapper):
             raise ValueError(
                 "Pruned: `only` and `skip` choose layers of a model; for one layer say "
                 f"`weights`. Received only={rule.only!r}, skip={rule.skip!r}."
+            )
+        if isinstance(rule.granularity, Channel):
+            raise ValueError(
+                "Pruned wraps one layer, and granularity='channel' couples layers. Use "
+                "kprune.PruningCallback(sparsity=..., granularity='channel'), which "
+                "needs no wrappers, and then kprune.shrink(model)."
             )
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)

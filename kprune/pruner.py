@@ -7,85 +7,21 @@ scores to masks changes.
 
 import dataclasses
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
-from kprune.layers import (
-    MaskConstraint,
-    constrain,
-    mask_constraints,
-    mask_of,
-    new_mask,
-    pruned_layers,
-    values,
-)
+from kprune.channels import ChannelGroup, channel_group
+from kprune.coupling.graph import analyse, check_graph
+from kprune.granularity import Channel
+from kprune.held import HeldWeight, PruningWarning
+from kprune.layers import mask_constraints, mask_of, pruned_layers, values
 from kprune.plan import NO_RULE, Plan, Rule, Site, resolve
-from kprune.prunable import candidates
-from kprune.report import SkippedWeight, WeightRecord
+from kprune.prunable import Candidate, candidates
+from kprune.report import ChannelRecord, SkippedWeight
 from kprune.schedules import Schedule
-
-
-class PruningWarning(UserWarning):
-    """Pruning will not, or did not, do what was asked for."""
-
-
-class HeldWeight:
-    """A variable with a mask, and how many elements the mask prunes.
-
-    Args:
-        variable: The weight. Nothing is changed before `attach`.
-    """
-
-    def __init__(self, variable: keras.Variable) -> None:
-        self.variable = variable
-        self.size = int(np.prod(variable.shape))
-        self.num_pruned = 0
-        self.constraint: MaskConstraint
-
-    def attach(self, average: keras.Variable | None) -> None:
-        """Puts a mask on the variable, unless it has one, and applies it.
-
-        Args:
-            average: The optimizer's moving average of the variable, if it keeps one.
-        """
-        variable = self.variable
-        self.constraint = mask_of(variable) or constrain(variable, new_mask(variable))
-        self.constraint.averages = () if average is None else (average,)
-        kept = int(np.count_nonzero(values(self.constraint.mask)))
-        self.num_pruned = self.size - kept
-        if self.num_pruned:
-            self.apply()
-
-    def set_mask(self, mask: np.ndarray) -> None:
-        """Replaces the mask and applies it."""
-        self.constraint.mask.assign(mask)
-        self.num_pruned = self.size - int(np.count_nonzero(mask))
-        self.apply()
-
-    def apply(self) -> None:
-        """Sets to zero what the mask prunes."""
-        for variable in (self.variable, *self.constraint.averages):
-            variable.assign(self.constraint.masked(variable))
-
-    def num_zeros(self) -> int:
-        """Returns how many elements are exactly zero, pruned or not."""
-        return self.size - int(np.count_nonzero(values(self.variable)))
-
-    def num_regrown(self) -> int:
-        """Returns how many elements that the mask prunes are not zero."""
-        mask = values(self.constraint.mask)
-        return int(np.count_nonzero((values(self.variable) != 0) & ~mask))
-
-    def record(self) -> WeightRecord:
-        """Returns what was asked of the weight, and what it holds."""
-        return WeightRecord(
-            self.variable.path,
-            tuple(self.variable.shape),
-            self.num_zeros(),
-            asked=self.num_pruned / self.size,
-        )
 
 
 @dataclasses.dataclass
@@ -113,6 +49,24 @@ class Group:
     def num_pruned(self) -> int:
         """Number of elements that the masks prune."""
         return sum(weight.num_pruned for weight in self.weights)
+
+    @property
+    def records(self) -> tuple[ChannelRecord, ...]:
+        """What coupled channels it prunes: none, but single elements."""
+        return ()
+
+    def num_zeros(self) -> int:
+        """Returns how many elements are exactly zero."""
+        return sum(weight.num_zeros() for weight in self.weights)
+
+    def least_pruned(self, sparsity: float) -> int:
+        """Returns how many elements are pruned at least once a sparsity is reached."""
+        # Weights that are left at least one element may miss that one.
+        return round(sparsity * self.size) - len(self.weights)
+
+    def share_of_zeros(self, sparsity: float) -> float:
+        """Returns the share of zero elements that a sparsity brings."""
+        return sparsity
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
@@ -170,7 +124,7 @@ def _withdraw(masks: list[np.ndarray], held: list[np.ndarray]) -> bool:
 
 def find_groups(
     model: keras.Model, plan: Plan | None
-) -> tuple[list[Group], tuple[SkippedWeight, ...]]:
+) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     """Finds the weights to prune or hold in a model, without changing anything.
 
     Args:
@@ -193,15 +147,17 @@ def find_groups(
                 "which bring their own rules. Use PruningCallback() without arguments, "
                 "or kprune.strip the model first."
             )
-        resolution = resolve(plan, model)
-        return _by_rule(resolution.sites), resolution.skipped
+        return _by_plan(plan, model)
+    groups: list[Group | ChannelGroup]
     if wrappers:
-        groups = _by_rule(
-            Site(variable, (wrapper,), wrapper.rule)
-            for wrapper in wrappers
-            for variable in wrapper.layer.weights
-            if mask_of(variable) and variable.trainable
-        )
+        groups = [
+            *_by_rule(
+                Site(variable, (wrapper,), wrapper.rule)
+                for wrapper in wrappers
+                for variable in wrapper.layer.weights
+                if mask_of(variable) and variable.trainable
+            )
+        ]
     else:
         held = [HeldWeight(v) for v in model.weights if mask_of(v)]
         groups = [Group(held)] if held else []
@@ -224,6 +180,56 @@ def find_groups(
         if id(candidate.variable) not in seen
     )
     return groups, skipped
+
+
+def _by_plan(
+    plan: Plan, model: keras.Model
+) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
+    resolution = resolve(plan, model)
+    single = [s for s in resolution.sites if not _for_channels(s.rule)]
+    groups: list[Group | ChannelGroup] = [*_by_rule(single)]
+    skipped = list(resolution.skipped)
+    if any(map(_for_channels, plan.rules)):
+        check_graph("Pruning with granularity 'channel'", model)
+        coupling = analyse(model)
+        for rule in filter(_for_channels, plan.rules):
+            group, refusals = channel_group(coupling, rule, _first_match(plan, rule))
+            groups.append(group)
+            # Statistics of channels are not held, but go with them.
+            slices = {coupling.slots[i] for c in group.coupled for i in c.slots}
+            paths = {slot.variable.path for slot in slices}
+            skipped = [skip for skip in skipped if skip.path not in paths]
+            skipped += [SkippedWeight(r.name, (r.size,), r.reason) for r in refusals]
+    _check_apart(groups)
+    return groups, tuple(skipped)
+
+
+def _for_channels(rule: Rule) -> bool:
+    return isinstance(rule.granularity, Channel)
+
+
+def _first_match(plan: Plan, rule: Rule) -> Callable[[Candidate], bool]:
+    """Returns whether a rule is the first of its plan to match a weight."""
+    earlier = plan.rules[: plan.rules.index(rule)]
+    return lambda candidate: (
+        rule.matches(candidate)
+        and not any(other.matches(candidate) for other in earlier)
+    )
+
+
+def _check_apart(groups: list[Group | ChannelGroup]) -> None:
+    seen: dict[int, Any] = {}
+    for group in groups:
+        for weight in group.weights:
+            other = seen.setdefault(id(weight.variable), group)
+            if other is not group:
+                raise ValueError(
+                    f"{weight.variable.path!r} falls under two rules: its channels are "
+                    "coupled with those of another layer under "
+                    "granularity='channel', which takes slices of it. Prune channels "
+                    "in one fit, kprune.shrink the model, and then prune what is left "
+                    "by elements in the next fit."
+                )
 
 
 def _by_rule(sites: Iterable[Site]) -> list[Group]:

@@ -12,13 +12,17 @@ PACKAGE = pathlib.Path(kprune.__file__).parent
 # Lower modules first: each may import only from those above it in this list.
 LAYERS = [
     ["config", "report", "model_file", "ranking"],
-    ["schedules", "criteria", "granularity", "allocation", "prunable"],
+    ["schedules", "criteria", "allocation", "prunable"],
+    ["granularity"],
     ["plan"],
     ["layers"],
-    ["pruner", "transform"],
+    ["held", "rebuild"],
+    ["coupling", "transform"],
+    ["channels"],
+    ["pruner"],
     ["callbacks"],
     ["export"],
-    ["inspection"],
+    ["inspection", "structure"],
     ["demo"],
     ["demo_view"],
     ["__init__"],
@@ -32,6 +36,7 @@ HEAVY = {
     "matplotlib",
     "sklearn",
     "rich",
+    "scipy",
     "typer",
 }
 
@@ -91,6 +96,8 @@ def test_import_brings_in_nothing_heavy():
 def test_public_names():
     assert sorted(kprune.__all__) == [
         "Allocation",
+        "Budget",
+        "Channel",
         "ConstantSparsity",
         "Criterion",
         "Element",
@@ -110,13 +117,18 @@ def test_public_names():
         "Report",
         "Rule",
         "Schedule",
+        "ShrinkPlan",
+        "ShrinkReport",
         "Uniform",
         "export",
         "hold_zeros",
         "inspect",
+        "plan_shrink",
         "prune",
+        "register_coupling",
         "register_prunable",
         "release",
+        "shrink",
         "strip",
     ]
     assert all(hasattr(kprune, name) for name in kprune.__all__)

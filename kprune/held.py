@@ -1,0 +1,71 @@
+"""A variable whose zeros are held while its model trains.
+
+This module changes when a mask is put on a variable, or watched, in another way.
+"""
+
+import keras
+import numpy as np
+
+from kprune.layers import MaskConstraint, constrain, mask_of, new_mask, values
+from kprune.report import WeightRecord
+
+
+class PruningWarning(UserWarning):
+    """Pruning will not, or did not, do what was asked for."""
+
+
+class HeldWeight:
+    """A variable with a mask, and how many elements the mask prunes.
+
+    Args:
+        variable: The weight. Nothing is changed before `attach`.
+    """
+
+    def __init__(self, variable: keras.Variable) -> None:
+        self.variable = variable
+        self.size = int(np.prod(variable.shape))
+        self.num_pruned = 0
+        self.constraint: MaskConstraint
+
+    def attach(self, average: keras.Variable | None) -> None:
+        """Puts a mask on the variable, unless it has one, and applies it.
+
+        Args:
+            average: The optimizer's moving average of the variable, if it keeps one.
+        """
+        variable = self.variable
+        self.constraint = mask_of(variable) or constrain(variable, new_mask(variable))
+        self.constraint.averages = () if average is None else (average,)
+        kept = int(np.count_nonzero(values(self.constraint.mask)))
+        self.num_pruned = self.size - kept
+        if self.num_pruned:
+            self.apply()
+
+    def set_mask(self, mask: np.ndarray) -> None:
+        """Replaces the mask and applies it."""
+        self.constraint.mask.assign(mask)
+        self.num_pruned = self.size - int(np.count_nonzero(mask))
+        self.apply()
+
+    def apply(self) -> None:
+        """Sets to zero what the mask prunes."""
+        for variable in (self.variable, *self.constraint.averages):
+            variable.assign(self.constraint.masked(variable))
+
+    def num_zeros(self) -> int:
+        """Returns how many elements are exactly zero, pruned or not."""
+        return self.size - int(np.count_nonzero(values(self.variable)))
+
+    def num_regrown(self) -> int:
+        """Returns how many elements that the mask prunes are not zero."""
+        mask = values(self.constraint.mask)
+        return int(np.count_nonzero((values(self.variable) != 0) & ~mask))
+
+    def record(self) -> WeightRecord:
+        """Returns what was asked of the weight, and what it holds."""
+        return WeightRecord(
+            self.variable.path,
+            tuple(self.variable.shape),
+            self.num_zeros(),
+            asked=self.num_pruned / self.size,
+        )
