@@ -92,3 +92,19 @@ def test_masks_have_exactly_the_units_that_were_asked_for(cls):
         assert np.count_nonzero(granularity.unit_scores(mask) == 0) == num_pruned
         assert not (pruned & mask).any()  # more sparsity frees nothing
         pruned = ~mask
+
+
+@pytest.mark.parametrize(
+    ("role", "cls"), [item for item in SETTINGS if item[0] != "granularity"]
+)
+def test_it_prunes_channels_in_fit_and_at_once(role, cls, data):
+    model = compiled(sequential())
+    callback = kprune.PruningCallback(
+        sparsity=0.5, granularity="channel", **{role: cls()}
+    )
+    model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+    assert callback.report.channel_sparsity == pytest.approx(0.5, abs=0.05)
+    small = kprune.shrink(model)
+    assert small.shrink_report.plan.sparsity == callback.report.channel_sparsity
+    smaller = kprune.shrink(small, sparsity=0.5, **{role: cls()})
+    assert smaller.count_params() < small.count_params() < model.count_params()
