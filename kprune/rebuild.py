@@ -205,15 +205,8 @@ class _Rebuild:
     def _graph(self, graph: keras.Model) -> keras.Model:
         if isinstance(graph, keras.Sequential):
             return self._sequential(graph)
-        # Keras would name the copied inputs after tensors, not after layers.
         inputs = keras.tree.map_structure(
-            lambda tensor: keras.Input(
-                batch_shape=self.changes.shape(tensor),
-                dtype=tensor.dtype,
-                sparse=tensor.sparse,
-                optional=getattr(tensor._keras_history.operation, "optional", False),
-                name=tensor._keras_history.operation.name,
-            ),
+            lambda tensor: self._input(tensor, tensor._keras_history.operation),
             graph.input,
         )
         tensors = dict(
@@ -230,6 +223,18 @@ class _Rebuild:
         cls = type(graph) if _takes_graph(type(graph)) else keras.Model
         return cls(inputs, outputs, name=graph.name)
 
+    def _input(self, tensor: Any, layer: Any) -> Any:
+        """Returns the copy of an input, with the names of its layer and its tensor."""
+        copy = keras.Input(
+            batch_shape=self.changes.shape(tensor),
+            dtype=tensor.dtype,
+            sparse=tensor.sparse,
+            optional=layer.optional,
+            name=layer.name,
+        )
+        copy.name = tensor.name  # Exported files name their inputs after it.
+        return copy
+
     def _sequential(self, graph: keras.Sequential) -> keras.Sequential:
         layers = [
             self._operation(layer)
@@ -238,17 +243,8 @@ class _Rebuild:
         ]
         first = graph._layers[0] if graph._layers else None
         if isinstance(first, keras.layers.InputLayer):
-            # Of a model that is called on other channels the tensor knows its shape.
             tensor = graph.inputs[0] if graph._functional else first.output
-            layers.insert(
-                0,
-                keras.Input(
-                    batch_shape=self.changes.shape(tensor),
-                    dtype=first.dtype,
-                    optional=first.optional,
-                    name=first.name,
-                ),
-            )
+            layers.insert(0, self._input(tensor, first))
         return keras.Sequential(layers, name=graph.name)
 
 

@@ -329,3 +329,13 @@ def test_open_sizes_are_proven_on_a_size_that_is_stated():
     assert report.equality.inputs == "4 samples of `data`"
     with pytest.raises(ValueError, match="`data` does not fit input"):
         kprune.shrink(model, sparsity=0.5, data=np.zeros((4, 8, 8, 2)))
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_inputs_keep_their_names(kind):
+    # An exported file's inputs are named after tensors: small and dense compare.
+    model = GRAPHS[kind]()
+    small = kprune.shrink(model, sparsity=0.5)
+    for old, new in zip(model.inputs, small.inputs, strict=True):
+        assert old.name == new.name
+        assert old._keras_history.operation.name == new._keras_history.operation.name
