@@ -1,8 +1,12 @@
-"""Draws the picture of the README from the results of the accuracy benchmarks.
+"""Draws the pictures of README and docs.
 
-python -m benchmarks.picture    # writes docs/overview.png
+python -m benchmarks.picture    # writes docs/overview.png and docs/shrink.png
+
+The first is from the results of the accuracy benchmarks, the second is a plan for the
+residual network of MLPerf Tiny.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parent / "docs" / "overview.png"
+PLAN = HERE.parent / "docs" / "shrink.png"
 
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
@@ -82,8 +87,22 @@ def draw_sizes(axis: Any, ours: list[dict[str, Any]]) -> None:
     axis.set(xlabel="KiB", title="The exported .tflite file")
 
 
+def draw_plan() -> None:
+    """Draws what half of all channels means for the residual network."""
+    import keras
+
+    import kprune
+    from benchmarks.networks import resnet8
+
+    keras.utils.set_random_seed(0)
+    keras.backend.clear_session()
+    plan = kprune.plan_shrink(resnet8(keras), sparsity=0.5)
+    dataclasses.replace(plan, model="ResNet-8").draw(PLAN)
+    print(f"wrote {PLAN}")
+
+
 def main() -> None:
-    """Draws and writes the picture."""
+    """Draws and writes the pictures."""
     ours = rows("accuracy_cnn")
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(1.1, 1)
@@ -95,6 +114,7 @@ def main() -> None:
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=120)
     print(f"wrote {PICTURE}")
+    draw_plan()
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ class Builder:
         self.costs: list[Cost] = []
         self.layouts: dict[int, Layout] = {}
         self.arguments: dict[int, list[tuple[Any, Callable[[np.ndarray], Any]]]] = {}
+        self.called: dict[int, list[Layout]] = {}
         self.pieces: list[np.ndarray] = []
         self.stages: list[tuple[np.ndarray, Shape]] = []
         self.notes: list[str] = []

@@ -95,18 +95,62 @@ def _ask(
     shapes = tuple(tuple(tensor.shape) for tensor in node.outputs)
     call = Call(builder, operation, tuple(args), kwargs, shapes, operation)
     if has_graph(operation) and graph_of(operation) is not None:
-        return _walk(graph_of(operation), call.inputs, builder, bypass)
+        _tie_calls(call)
+        graph = graph_of(operation)
+        inside = _with_shapes(call, [tuple(tensor.shape) for tensor in graph.inputs])
+        found = _walk(graph, inside, builder, bypass)
+        return [Layout(s, x.blocks) for s, x in zip(shapes, found, strict=True)]
     builder.weights |= {id(v): v for v in getattr(operation, "weights", ())}
     rule = rule_of(operation)
     changed = _changed_kernel(operation)
     if changed or rule is None:
         return call.barrier(changed or _unknown(operation))
     outputs = rule(call)
+    if not getattr(operation, "weights", None) and id(operation) in builder.resizes:
+        _tie_calls(call)
     found = list(keras.tree.flatten(outputs))
     for layout, shape in zip(found, shapes, strict=True):
         _check(call, layout, shape)
     if shapes and found[0].blocks:
         builder.stages.append((found[0].labels, shapes[0]))
+    return found
+
+
+def _tie_calls(call: Call) -> None:
+    """Ties the inputs of all calls of what is built once, for channels of one number.
+
+    Where there are weights, they tie the calls.
+    """
+    first = call.builder.called.setdefault(id(call.operation), call.inputs)
+    for old, new in zip(first, call.inputs, strict=True):
+        for axes in {block.axes for block in (*old.blocks, *new.blocks)}:
+            found = [
+                block.labels
+                for layout in (old, new)
+                for block in layout.blocks
+                if block.axes == axes
+            ]
+            if len(found) == 2 and found[0].shape == found[1].shape:
+                call.builder.tie(*found)
+                continue
+            for labels in found:
+                reason = "is also called on a tensor with other channels"
+                call.pin(labels, f"{call.name} {reason}")
+
+
+def _with_shapes(call: Call, shapes: list[tuple[int | None, ...]]) -> list[Layout]:
+    """Returns the inputs with the shapes that a nested model knows of them.
+
+    These may leave sizes open. Along such an axis its layers cannot be rebuilt.
+    """
+    found = []
+    for layout, shape in zip(call.inputs, shapes, strict=True):
+        if len(layout.shape) != len(shape):
+            call.pin(layout.labels, f"{call.name} gives its input another shape")
+            layout = Layout(shape)
+        opened = [axis for axis, size in enumerate(shape) if size is None]
+        layout = call.mixes(layout, opened, "leaves their number open")
+        found.append(Layout(shape, layout.blocks))
     return found
 
 

@@ -90,6 +90,8 @@ def shrink(
             "shrink: `plan` says everything; give no other argument than `data` and "
             "`prove` beside it."
         )
+    check_graph("shrink", model)
+    data = proof.kept(model, data)
     if plan is None:
         coupling, removed, plan, bypass = _decide(
             model, sparsity, budget, blocks, data, rule, "shrink"
@@ -138,6 +140,8 @@ def plan_shrink(
         ValueError: As for `shrink`.
         TypeError: As for `shrink`.
     """
+    check_graph("plan_shrink", model)
+    data = proof.kept(model, data)
     return _decide(model, sparsity, budget, blocks, data, rule, "plan_shrink")[2]
 
 
@@ -150,7 +154,6 @@ def _decide(
     rule: dict[str, Any],
     owner: str,
 ) -> tuple[Coupling, np.ndarray, ShrinkPlan, dict[int, int]]:
-    check_graph(owner, model)
     if sparsity is not None:
         check_fraction("sparsity", sparsity, owner)
         if budget is not None:
@@ -320,7 +323,6 @@ def _from_plan(
             "shrink: `plan` must be what kprune.plan_shrink returned. Received "
             f"{plan!r} of type {type(plan).__name__}."
         )
-    check_graph("shrink", model)
     bypass, _ = depth.choose(model, plan.blocks or None, None)
     coupling = analyse(model, bypass)
     removed = coupling.nothing()
@@ -359,6 +361,7 @@ def _check(model: keras.Model, equality: Any) -> None:
             f"model computes: outputs differ by {equality.max_abs:.3g}, "
             f"{equality.relative:.2g} of the largest one, on {equality.inputs}"
             f"{'' if equality.finite else ', and are not all finite'}. The model was "
-            "not changed. A coupling rule is wrong, or a layer computes something random: "
-            "if it is not one of your own (kprune.register_coupling), please report it."
+            "not changed. A coupling rule is wrong, or a layer computes something "
+            "random: if it is none of your own (kprune.register_coupling), please "
+            "report it."
         )

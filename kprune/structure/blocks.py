@@ -73,14 +73,19 @@ def operations(
     return found
 
 
-def _graphs(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _graphs(model: keras.Model) -> Iterator[tuple[str, Any]]:
     """Yields a model's graph and those of nested models, each once, with its prefix."""
-    graph = graph_of(model)
-    yield prefix, graph
-    nested = {id(node.operation): plain(node.operation) for node in nodes_of(graph)}
-    for operation in nested.values():
-        if _is_nested(operation):
-            yield from _graphs(operation, f"{prefix}{operation.name}/")
+    waiting = [("", graph_of(model))]
+    seen = set()
+    for prefix, graph in waiting:
+        if id(graph) not in seen:
+            seen.add(id(graph))
+            yield prefix, graph
+            for node in nodes_of(graph):
+                operation = plain(node.operation)
+                if _is_nested(operation):
+                    name = f"{prefix}{operation.name}/"
+                    waiting.append((name, graph_of(operation)))
 
 
 def _is_nested(operation: Any) -> bool:
@@ -92,7 +97,9 @@ def _passes(node: Any) -> list[int]:
     tensors = [*node.input_tensors, *node.outputs]
     if len({id(x) for x in node.input_tensors}) != 2 or len(tensors) != 3:
         return []
-    kinds = {(tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in tensors}
+    kinds = {
+        (tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in tensors
+    }
     if len(kinds) > 1 or not keras.backend.is_float_dtype(tensors[0].dtype):
         return []
     found = []

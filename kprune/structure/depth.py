@@ -80,7 +80,7 @@ def influences(
     along the last axis, on average over samples and positions.
 
     Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant
-    Than You Expect", 2024, https://arxiv.org/abs/2403.03853, section 3.1, the equation
+    Than You Expect", 2024, https://arxiv.org/abs/2403.03853, the equation
     for Block Influence. Deviations: a block is what ends in one addition, where the
     paper takes a transformer layer, attention and MLP together; its input is the
     shortcut where it enters the addition, projected if it is; vectors of zeros count as
@@ -112,8 +112,8 @@ def influences(
     found = [1.0 - sums[key] / max(1, counts[key]) for key in wanted]
     if np.isnan(found).any():
         raise ValueError(
-            f"Blocks of {model.name!r} cannot be ranked: its activations are NaN. Check "
-            "its weights and `data`."
+            f"Blocks of {model.name!r} cannot be ranked: its activations are NaN. "
+            "Check its weights and `data`."
         )
     return found
 

@@ -3,26 +3,26 @@
 This module changes when plans are to be drawn in another way.
 """
 
-import contextlib
 import dataclasses
 import io
 import os
-import tempfile
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from kprune.export.files import write_together
 from kprune.structure.plan import LayerWidth, ShrinkPlan
 
 _SUFFIXES = (".png", ".svg")
 _DPI = 130
 _MOST = 150  # Rows that can still be looked at; above it only what changes is drawn.
+_LONGEST, _LINE = 56, 140  # Characters of a name, and of a line.
 _ROW = 0.2  # Inches, as all sizes here.
-_HEAD, _FOOT, _WIDTH = 1.3, 0.5, 10.0
+_HEAD, _FOOT, _WIDTH = 1.15, 0.5, 10.0
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008), without
 # the yellow, which is too light on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_ALONE, _FIXED, _TEXT, _FAINT = "#3B4252", "#9A9A9A", "#222222", "#666666"
+_ALONE, _FIXED, _TEXT, _FAINT = "#3B4252", "#BDBDBD", "#222222", "#666666"
 _LIGHT = 0.25
 
 
@@ -38,20 +38,21 @@ def draw(plan: ShrinkPlan, path: str | os.PathLike[str]) -> Path:
         The path.
 
     Raises:
-        ValueError: If the path has another suffix, or its folder is missing.
+        ValueError: If the path has another suffix or cannot be written.
         ImportError: If matplotlib is not installed.
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise ValueError(
-            f"draw: `path` must end in {' or '.join(_SUFFIXES)}. Received {str(path)!r}."
+            f"draw: `path` must end in {' or '.join(_SUFFIXES)}. "
+            f"Received {str(path)!r}."
         )
     if not path.parent.is_dir():
         raise ValueError(
-            f"draw: the folder of `path` does not exist: {str(path.parent)!r}. Create it "
-            "first."
+            f"draw: the folder of `path` does not exist: {str(path.parent)!r}. "
+            "Create it first."
         )
-    _write(path, render(plan, path.suffix[1:]))
+    write_together({path: render(plan, path.suffix[1:])})
     return path
 
 
@@ -74,7 +75,7 @@ def render(plan: ShrinkPlan, kind: str) -> bytes:
         ) from error
     rows = _rows(plan)
     height = _HEAD + _ROW * max(3, len(rows.shown)) + _FOOT
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
         "font.size": 8,
@@ -113,12 +114,12 @@ def _rows(plan: ShrinkPlan) -> _Rows:
     if len(shown) > _MOST:
         changed = tuple(row for row in shown if row.before != row.after)
         if changed:
-            said.append(f"{len(shown) - len(changed)} that keep their width")
+            said.append(f"{len(shown) - len(changed)} unchanged")
             shown = changed
     if len(shown) > _MOST:
         order = sorted(shown, key=lambda row: row.after - row.before)
         most = {id(row) for row in order[:_MOST]}
-        said.append(f"{len(shown) - _MOST} that lose the fewest channels")
+        said.append(f"{len(shown) - _MOST} with the smallest losses")
         shown = tuple(row for row in shown if id(row) in most)
     names = [row.group for row in shown if row.group]
     coupled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -139,14 +140,15 @@ def _head(figure: Any, plan: ShrinkPlan, height: float) -> None:
     figure.text(
         0.15 / _WIDTH,
         1 - 0.12 / height,
-        f"{plan.model}: MACs {_change(plan.macs, plan.macs_after)}",
+        f"{_fitting(plan.model, 60)}: MACs {_change(plan.macs, plan.macs_after)}",
         size=12,
         weight="bold",
         va="top",
     )
     said = plan.asked
     if plan.blocks:
-        said += f": {_few(plan.blocks)}"
+        said += f"; blocks: {', '.join(plan.blocks)}"
+    said = textwrap.shorten(said, _LINE, placeholder=" ...")
     figure.text(0.15 / _WIDTH, 1 - 0.4 / height, said, va="top", color=_FAINT)
     for place, (name, before, after) in enumerate(
         (
@@ -174,7 +176,8 @@ def _body(figure: Any, rows: _Rows, height: float) -> None:
     count = max(1, len(rows.shown))
     bottom, tall = _FOOT / height, 1 - (_HEAD + _FOOT) / height
     longest = max((len(_name(row)) for row in rows.shown), default=0)
-    names_end = min(0.5, 0.115 + longest * 0.0064)
+    arcs_end = 0.105 if rows.colours else 0.01
+    names_end = arcs_end + 0.01 + longest * 0.0064
     arcs = figure.add_axes((0.015, bottom, 0.085, tall))
     bars = figure.add_axes((names_end, bottom, 0.905 - names_end, tall))
     widest = max((row.before for row in rows.shown), default=1)
@@ -184,8 +187,12 @@ def _body(figure: Any, rows: _Rows, height: float) -> None:
         axes.set_axis_off()
     for place, row in enumerate(rows.shown):
         colour = rows.colours.get(row.group, _ALONE if row.group else _FIXED)
-        bars.barh(place, row.before, height=0.72, color=colour, alpha=_LIGHT)
-        bars.barh(place, row.after, height=0.72, color=colour)
+        if row.after:
+            bars.barh(place, row.before, height=0.72, color=colour, alpha=_LIGHT)
+            bars.barh(place, row.after, height=0.72, color=colour)
+        else:
+            frame = {"edgecolor": _FAINT, "linestyle": ":", "linewidth": 0.9}
+            bars.barh(place, row.before, height=0.72, color="white", **frame)
         bars.annotate(
             _label(row),
             (row.before, place),
@@ -195,16 +202,15 @@ def _body(figure: Any, rows: _Rows, height: float) -> None:
             annotation_clip=False,
             color=_FAINT if row.before == row.after else _TEXT,
         )
-        figure_x = (names_end - 0.006) * _WIDTH
         bars.annotate(
             _name(row),
             (0, place),
-            xytext=((figure_x - names_end * _WIDTH) * 72, 0),
+            xytext=(-4, 0),
             textcoords="offset points",
             ha="right",
             va="center",
             annotation_clip=False,
-            color=_TEXT if row.group or not row.after else _FAINT,
+            color=_FAINT if row.before == row.after else _TEXT,
         )
     _arcs(arcs, rows)
     _foot(figure, rows, height)
@@ -227,8 +233,8 @@ def _arcs(axes: Any, rows: _Rows) -> None:
                     (0, (first + second) / 2),
                     2 * (0.25 + 0.7 * min(1.0, far / min(reach, 12))),
                     far,
-                    theta1=90,
-                    theta2=270,
+                    theta1=-90,
+                    theta2=90,
                     color=colour,
                     linewidth=1.4,
                     clip_on=False,
@@ -242,6 +248,8 @@ def _foot(figure: Any, rows: _Rows, height: float) -> None:
         said.append("arcs and colours: channels that go together")
     if any(not row.group and row.after for row in rows.shown):
         said.append("grey: cannot lose any")
+    if any(not row.after for row in rows.shown):
+        said.append("dotted: goes with its block")
     text = "; ".join(said)
     if rows.left_out:
         text += f"\n{rows.left_out}"
@@ -249,8 +257,15 @@ def _foot(figure: Any, rows: _Rows, height: float) -> None:
 
 
 def _name(row: LayerWidth) -> str:
-    name = row.layer if len(row.layer) <= 44 else f"...{row.layer[-41:]}"
-    return name if row.kind in ("filters", "units") else f"{name} ({row.kind})"
+    name = row.layer
+    if row.kind not in ("filters", "units"):
+        name += f" ({row.kind})"
+    return _fitting(name, _LONGEST)
+
+
+def _fitting(name: str, most: int) -> str:
+    """Returns the end of a name, which tells layers apart best."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def _label(row: LayerWidth) -> str:
@@ -269,22 +284,3 @@ def _short(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return str(number)
-
-
-def _few(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".kprune-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise

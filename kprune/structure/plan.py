@@ -5,7 +5,9 @@ This module changes when plans or reports of structured pruning say something ne
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kprune.report import Refusal, table
@@ -123,6 +125,23 @@ class ShrinkPlan:
                 "ShrinkPlan.from_json: the text is not a plan that to_json() wrote: "
                 f"{error!r}"
             ) from error
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Draws the layers' widths before and after, and which of them are coupled.
+
+        Args:
+            path: The file to write, `.png` or `.svg`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If the path has another suffix or cannot be written.
+            ImportError: If matplotlib is not installed.
+        """
+        from kprune.structure.picture import draw  # It needs this module.
+
+        return draw(self, path)
 
     def __str__(self) -> str:
         lines = [

@@ -3,7 +3,7 @@
 This module changes when two models are to be compared in another way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from kprune.export.samples import collect, first_batch
 from kprune.structure.plan import Equality
 
 _SAMPLES = 4
+_KEPT = 256  # Of data that can be read only once.
 # Stand for sizes that a model leaves open, by the rank of an input without the batch.
 _OPEN = {1: 8, 2: 16, 3: 64, 4: 16}
 
@@ -29,25 +30,42 @@ def probe(
         samples: The most to take of `data`.
     """
     if data is not None:
-        example, data = first_batch(data)
-        inputs = _inputs(model, keras.tree.flatten(example))
-        try:
-            taken = collect(data, inputs, samples)
-        except (TypeError, ValueError) as error:
-            message = str(error).replace("`representative_data`", "`data`")
-            raise type(error)(message) from error
-        return _packed(model, taken.arrays), f"{taken.count} samples of `data`"
+        taken = _collected(model, data, samples)
+        return _packed(model, taken), f"{len(taken[0])} samples of `data`"
     rng = np.random.default_rng(0)
     arrays = []
     for item in _inputs(model):
         shape = (_SAMPLES, *item.shape)
-        if keras.backend.is_float_dtype(item.dtype):
-            array = rng.standard_normal(shape)
-        else:
-            high = 2 if item.dtype == "bool" else _vocabulary(model)
-            array = rng.integers(0, high, shape)
+        high = 2 if item.dtype == "bool" else _vocabulary(model)
+        is_float = keras.backend.is_float_dtype(item.dtype)
+        array: Any = (
+            rng.standard_normal(shape) if is_float else rng.integers(0, high, shape)
+        )
         arrays.append(array.astype(item.dtype))
     return _packed(model, arrays), f"{_SAMPLES} random inputs"
+
+
+def kept(model: keras.Model, data: Any) -> Any:
+    """Returns data that can be read several times: of an iterator its first samples.
+
+    Args:
+        model: The model that it is for.
+        data: Inputs as `fit` takes them, or `None`.
+    """
+    if not isinstance(data, Iterator):
+        return data
+    arrays = _collected(model, data, _KEPT)
+    return arrays[0] if len(arrays) == 1 else list(arrays)
+
+
+def _collected(model: keras.Model, data: Any, samples: int) -> tuple[np.ndarray, ...]:
+    example, data = first_batch(data)
+    inputs = _inputs(model, keras.tree.flatten(example))
+    try:
+        return collect(data, inputs, samples).arrays
+    except (TypeError, ValueError) as error:
+        message = str(error).replace("`representative_data`", "`data`")
+        raise type(error)(message) from error
 
 
 def _inputs(model: keras.Model, example: Sequence[Any] = ()) -> list[Input]:

@@ -56,7 +56,10 @@ def zeroing(
             else:
                 return found, ""
     name = node.operation.name
-    return {}, reason or f"{type(plain(node.operation)).__name__} {name!r} of zero is not"
+    return (
+        {},
+        reason or f"{type(plain(node.operation)).__name__} {name!r} of zero is not",
+    )
 
 
 def run(

@@ -32,7 +32,7 @@ def residual():
     x = L.ReLU()(L.BatchNormalization(name="norm")(x))
     y = L.Conv2D(16, 3, padding="same", activation="relu", name="inner")(x)
     y = L.Conv2D(8, 3, padding="same", name="outer")(y)
-    x = L.GlobalAveragePooling2D()(L.Add()([x, y]))
+    x = L.GlobalAveragePooling2D()(L.Add(name="add")([x, y]))
     return alive(keras.Model(inputs, L.Dense(3, name="head")(x), name="residual"))
 
 
@@ -339,3 +339,10 @@ def test_inputs_keep_their_names(kind):
     for old, new in zip(model.inputs, small.inputs, strict=True):
         assert old.name == new.name
         assert old._keras_history.operation.name == new._keras_history.operation.name
+
+
+def test_data_that_can_be_read_only_once_serves_all_purposes():
+    batches = (images(2) for _ in range(3))
+    report = kprune.shrink(residual(), blocks=1, data=batches).shrink_report
+    assert report.equality.inputs == "4 samples of `data`"
+    assert report.plan.blocks == ("add",)
