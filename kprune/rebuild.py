@@ -108,16 +108,24 @@ def rebuild_with_variables(
     return _Rebuild(changes or Changes()).run(model)
 
 
-def from_config(operation: Any, config: Mapping[str, Any] | None = None) -> Any:
+def from_config(
+    operation: Any,
+    change: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None,
+) -> Any:
     """Returns an operation of the same class and configuration, not built.
+
+    Args:
+        operation: The operation.
+        change: From the operation and its configuration to that of the new one.
 
     Raises:
         ValueError: If its class cannot be made from its configuration.
     """
     try:
-        return type(operation).from_config(
-            operation.get_config() if config is None else dict(config)
-        )
+        config = operation.get_config()
+        if change is not None:
+            config = change(operation, copying.deepcopy(config))
+        return type(operation).from_config(config)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"{operation.name!r} of class {type(operation).__name__} cannot be rebuilt "
@@ -187,8 +195,7 @@ class _Rebuild:
             if has_graph(original):
                 copy = self._graph(original)
             else:
-                config = copying.deepcopy(original.get_config())
-                copy = from_config(original, self.changes.config(original, config))
+                copy = from_config(original, self.changes.config)
             new = self.changes.replacement(original, copy)
             self.copies[id(operation)] = (operation, original, copy, new)
         return self.copies[id(operation)][3]

@@ -3,6 +3,7 @@
 This module changes when Keras describes graphs in another way.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,8 @@ def check_graph(owner: str, model: Any) -> None:
     if not has_graph(model):
         raise ValueError(
             f"{owner} needs a graph of layers, and {model.name!r} is a subclassed "
-            f"model ({type(model).__name__}), whose call() only Python can follow. Build "
-            "it with the functional API; layers of your own may stand in it, with "
+            f"model ({type(model).__name__}), whose call() only Python can follow. "
+            "Build it with the functional API; layers of your own may stand in it with "
             "kprune.register_coupling."
         )
     if graph_of(model) is None:
@@ -95,6 +96,9 @@ def _ask(
     shapes = tuple(tuple(tensor.shape) for tensor in node.outputs)
     call = Call(builder, operation, tuple(args), kwargs, shapes, operation)
     if has_graph(operation) and graph_of(operation) is not None:
+        # A mask comes beside the inputs, and has no channels.
+        others = {key: value for key, value in kwargs.items() if key != "mask"}
+        call = dataclasses.replace(call, kwargs=others)
         _tie_calls(call)
         graph = graph_of(operation)
         inside = _with_shapes(call, [tuple(tensor.shape) for tensor in graph.inputs])

@@ -190,6 +190,19 @@ class Call:
             left.append(block)
         return Layout(layout.shape, tuple(left))
 
+    def shifts(self, layout: Layout, axes: Sequence[int], why: str) -> None:
+        """Says that zeros do not stay zero along any but the given axes.
+
+        Args:
+            layout: The layout.
+            axes: The axes whose indices have values of their own that go with them.
+            why: What the operation does, as in `"adds its bias"`.
+        """
+        own = {layout.axis(axis) for axis in axes}
+        for block in layout.blocks:
+            if not own & set(block.axes):
+                self.builder.spoil(block.labels, f"{self.name} {why}")
+
     def barrier(self, why: str) -> list[Layout]:
         """Fixes all inputs, and returns outputs of fixed sizes."""
         for layout in self.inputs:

@@ -150,7 +150,8 @@ def equality(
     for first, second in zip(masked, small, strict=True):
         first, second = (np.asarray(x, np.float64) for x in (first, second))
         finite = finite and bool(np.isfinite(first).all() and np.isfinite(second).all())
-        difference = float(np.max(np.abs(first - second), initial=0.0))
+        with np.errstate(invalid="ignore"):  # Infinities are told by `finite`.
+            difference = float(np.max(np.abs(first - second), initial=0.0))
         largest = float(np.max(np.abs(first), initial=0.0))
         worst = max(worst, difference)
         if difference:

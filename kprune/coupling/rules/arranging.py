@@ -110,8 +110,8 @@ def broadcast_to(call: Call) -> Any:
 def tile(call: Call) -> Any:
     """Repeats a tensor: all copies of a channel go together."""
     rank = len(call.shapes[0])
-    repeats = np.atleast_1d(call.operation.repeats)
-    repeats = [1] * (rank - len(repeats)) + [int(times) for times in repeats]
+    given = [int(times) for times in np.atleast_1d(call.operation.repeats)]
+    repeats = [1] * (rank - len(given)) + given
     shift = rank - len(call.input.shape)
     x = call.input.moved([-1] * shift + list(range(len(call.input.shape))))
 

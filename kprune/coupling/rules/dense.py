@@ -22,6 +22,8 @@ def dense(call: Call) -> Layout:
     )
     call.weight(layer.bias, makes={0: made}, scored=False)
     call.resize("units", made)
+    if layer.bias is not None or layer.activation is not keras.activations.linear:
+        call.shifts(x, [-1], "adds the same bias along this axis")
     return call.output({-1: call.activate(layer.activation, made)}, like=x)
 
 

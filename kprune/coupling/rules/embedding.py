@@ -16,7 +16,7 @@ L = keras.layers
 def reversible_embedding(call: Call) -> Layout:
     """Makes the dimensions of its vectors, or reads them and compares with each row."""
     layer, x = call.operation, call.input
-    backwards = call.kwargs.get("reverse", call.args[1] if len(call.args) > 1 else False)
+    backwards = [*call.args[1:], call.kwargs.get("reverse", False)][0]
     if isinstance(backwards, Layout):
         return call.barrier("decides by a tensor which way it works")[0]
     if not layer.tie_weights:
@@ -37,4 +37,4 @@ def reversible_embedding(call: Call) -> Layout:
     if read is not None:
         call.resize("output_dim", read)
     call.product([volume(x.shape[1:-1]), layer.input_dim, x.shape[-1]], {2: read})
-    return call.output()
+    return call.output({-1: None}, like=x)

@@ -21,6 +21,7 @@ def batch_normalization(call: Call) -> Layout:
         call.weight(statistics.pop(0), makes={0: channels}, scored=False)
     for variable in statistics:
         call.weight(variable, scales={0: channels}, scored=False)
+    call.shifts(x, [layer.axis], "shifts it by means of another axis")
     return call.output(like=x)
 
 
@@ -29,6 +30,8 @@ def layer_normalization(call: Call) -> Layout:
     """Mixes its axes: a channel of zeros counts in mean and variance."""
     layer = call.operation
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    if layer.beta is not None:
+        call.shifts(call.input, axes, "shifts it by values of another axis")
     return call.output(
         like=call.mixes(
             call.input,
@@ -100,6 +103,7 @@ def fixed_normalization(call: Call) -> Layout:
     """Has means and variances that were measured on data of this shape."""
     layer = call.operation
     axes = [a for a in layer.axis or () if a != 0]
+    call.shifts(call.input, axes, "subtracts a mean")
     return call.output(
         like=call.mixes(call.input, axes, "was adapted to this number of channels")
     )

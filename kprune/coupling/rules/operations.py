@@ -34,7 +34,8 @@ _UNARY = (
 )
 # Not defined for every number: what holds at zero need not hold elsewhere.
 _PARTIAL = (
-    "Arccos Arccosh Arcsin Arctanh Erfinv Log Log10 Log1p Log2 Reciprocal Rsqrt Sqrt Tan"
+    "Arccos Arccosh Arcsin Arctanh Erfinv Log Log10 Log1p Log2 Reciprocal Rsqrt Sqrt "
+    "Tan"
 )
 _BINARY = (
     "Add Arctan2 Divide DivideNoNan Equal FloorDivide "
@@ -51,7 +52,8 @@ _REDUCTIONS = (
 _ALONG = (
     "Argsort Cumprod Cumsum LogSoftmax Nancumprod Nancumsum Roll Softmax Sort Sparsemax"
 )
-_SPATIAL = "AdaptiveAveragePool AdaptiveMaxPool AveragePool MaxPool Resize"
+# Without adaptive pooling: Keras 3.15 says that its output has one axis too many.
+_SPATIAL = "AveragePool MaxPool Resize"
 # What stands for values that are not known. None is zero or an integer twice another.
 _PROBES = (-1.5, 0.5, 2.0)
 
@@ -79,6 +81,8 @@ def partial(call: Call) -> Any:
 def binary(call: Call) -> Any:
     """Works on the same element of each operand: their channels go together."""
     operands = [_not_spread(call, operand) for operand in _operands(call)]
+    if type(call.operation).__name__ == "Add":
+        operands = _not_taken_for_bias(call, operands)
     labelled = [i for i, layout in enumerate(operands) if layout.blocks]
     refusal = _refusal(call, labelled)
     if refusal:
@@ -236,6 +240,20 @@ def _not_spread(call: Call, operand: Layout) -> Layout:
         if size == 1 and shape[axis + shift] != 1
     ]
     return keep(call, operand, spread, "spreads this single channel over many")
+
+
+def _not_taken_for_bias(call: Call, operands: list[Layout]) -> list[Layout]:
+    """Returns the layouts with axes fixed that Keras could confuse with another one.
+
+    Keras 3.15 adds a constant with a single axis of more than one index as a bias:
+    along the last axis if that has the same size, wherever the constant's axis is.
+    Channels must not get down to that size.
+    """
+    sizes = [size for size in operands[-1].shape if size != 1]
+    if len(operands) < 2 or operands[-1].blocks or len(sizes) != 1:
+        return operands
+    why = f"may come to be as many as the {sizes[0]} values it adds along another axis"
+    return [keep(call, operands[0], [1, -1], why), operands[1]]
 
 
 def _refusal(

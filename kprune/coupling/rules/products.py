@@ -42,9 +42,8 @@ def dot(call: Call) -> Any:
     factors = _factors(call)
     if factors is None:
         return call.barrier("multiplies it with a vector or a number")
-    last = min(2, len(factors[1].shape))
-    return _tensor_product(call, factors, [len(factors[0].shape) - 1],
-                           [len(factors[1].shape) - last])
+    left, right = (len(factor.shape) for factor in factors)
+    return _tensor_product(call, factors, [left - 1], [right - min(2, right)])
 
 
 @coupling(*operations("Tensordot"))
@@ -80,23 +79,26 @@ def einsum(call: Call) -> Any:
 @coupling(*operations("DotProductAttention"))
 def attention(call: Call) -> Any:
     """Compares queries with keys, and mixes values along time."""
-    given = dict(zip(("query", "key", "value", "bias", "mask", "scale"), call.args,
-                     strict=False)) | dict(call.kwargs)
-    q, k, v = (keep(call, given[name], [1], "mixes along time")
-               for name in ("query", "key", "value"))
+    names = ("query", "key", "value", "bias", "mask", "scale")
+    given = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
+    q, k, v = (
+        keep(call, given[name], [1], "mixes along time")
+        for name in ("query", "key", "value")
+    )
     if q.shape[2] != k.shape[2]:
         return call.barrier("shares keys among several queries")
     if any(given.get(name) is not None for name in ("bias", "mask")):
-        q, k, v = (keep(call, x, [2], "has a bias or a mask per head")
-                   for x in (q, k, v))
+        q, k, v = (
+            keep(call, x, [2], "has a bias or a mask per head") for x in (q, k, v)
+        )
     if given.get("scale") is None:
         why = "divides by the square root of their number"
         q, k = (keep(call, x, [3], why) for x in (q, k))
     for name in ("bias", "mask"):
         if isinstance(given.get(name), Layout):
             call.pin(given[name].labels, f"{call.name} uses it as {name}")
-    names, steps = ["btnh", "bsnh", "bsnd"], ["btsnh", "btsnd"]
-    return contract(call, [q, k, v], names, "btnd", steps)
+    steps = ["btsnh", "btsnd"]
+    return contract(call, [q, k, v], ["btnh", "bsnh", "bsnd"], "btnd", steps)
 
 
 def contract(
@@ -121,8 +123,9 @@ def contract(
     sizes: dict[str, int | None] = {}
     for letter in dict.fromkeys("".join(names)):
         found[letter], sizes[letter] = _letter(call, factors, names, letter)
-        if found[letter] is not None and letter not in result:
-            call.builder.demand(found[letter], f"{call.name} sums their products")
+        along = found[letter]
+        if along is not None and letter not in result:
+            call.builder.demand(along, f"{call.name} sums their products")
     for step in steps or ["".join(sizes)]:
         letters = [letter for letter in step if letter != names[0][0]]  # The batch.
         call.product(
@@ -132,15 +135,13 @@ def contract(
     joint = [
         block
         for factor, name in zip(factors, names, strict=True)
-        for block in Layout(
-            call.shapes[0],
-            factor.moved([name.find(letter) for letter in result]).blocks,
-        ).blocks
+        for block in factor.moved([name.find(letter) for letter in result]).blocks
         if len(block.axes) > 1
     ]
-    labels = {axis: found[letter] for axis, letter in enumerate(result)}
     taken = {axis for block in joint for axis in block.axes}
-    single = {axis: along for axis, along in labels.items() if axis not in taken}
+    single = {
+        axis: found[letter] for axis, letter in enumerate(result) if axis not in taken
+    }
     whole = call.output(single, like=Layout(call.shapes[0], tuple(joint)))
     return settled(call, whole)
 
@@ -163,8 +164,7 @@ def _told_apart(
             others = [
                 factor.block(other.index(letter))
                 for j, (factor, other) in enumerate(zip(factors, names, strict=True))
-                if j != i and letter in other
-                and factor.shape[other.index(letter)] != 1
+                if j != i and factor.shape[other.find(letter)] != 1 and letter in other
             ]
             if others and _is_joint(factors[i], axis):
                 if all(block is None for block in others):

@@ -55,15 +55,17 @@ def bidirectional(call: Call) -> list[Layout]:
         for key, one in directions.items()
     ]
     unknown = next(filter(None, map(_unknown, calls)), "")
+    if unknown:
+        return call.barrier(unknown)
     # Keras gives the shapes of both directions as those of the forward one.
     forward, backward = (
         [(type(cell), cell.units) for cell in _cells(one)]
         for one in directions.values()
     )
-    if not unknown and forward != backward:
-        unknown = "has directions that differ, and Keras takes their sizes for the same"
-    if unknown:
-        return call.barrier(unknown)
+    if forward != backward:
+        return call.barrier(
+            "has directions that differ, and Keras takes their sizes for the same"
+        )
     (left, ends), (right, more) = map(_units, calls)
     for one, other in zip([left, *ends], [right, *more], strict=True):
         call.builder.tie(one, other)
@@ -76,10 +78,13 @@ def bidirectional(call: Call) -> list[Layout]:
 
 def _unknown(call: Call) -> str:
     """Returns why nothing is known of a recurrent layer; empty if all is."""
-    cells = _cells(call.operation)
+    layer, cells = call.operation, _cells(call.operation)
+    own = isinstance(layer, L.SimpleRNN | L.GRU | L.LSTM)
+    if not own and type(layer) is not L.RNN:
+        return "is a subclass of RNN, which may describe its cell in its own way"
     if any(type(cell) not in _GATES for cell in cells):
         names = " and ".join(sorted({type(cell).__name__ for cell in cells}))
-        return f"runs a {names}, which has no coupling rule"
+        return f"runs {names}, which has no coupling rule"
     if len(call.input.shape) != 3:
         return "gets steps that are not vectors"
     return ""
@@ -98,7 +103,8 @@ def _units(call: Call) -> tuple[np.ndarray, list[np.ndarray]]:
         count = _STATES[type(cell)]
         units = _cell(_call_of(call, cell, place), cell, read, states[:count], steps)
         if layer.stateful:
-            call.pin(units, f"{call.name} keeps its state between calls (stateful=True)")
+            reason = f"{call.name} keeps its state between calls (stateful=True)"
+            call.pin(units, reason)
         states = states[count:]
         ends += [units] * count
         read = units
@@ -124,8 +130,8 @@ def _call_of(call: Call, cell: Any, place: int) -> Call:
     inner = held(call, call.operation.cell, "cell", (), ())
     if inner.operation is cell:
         return inner
-    keys = ("cells", place)
-    unbuilt(inner, *keys)  # type: ignore[arg-type]  # Positions in lists are keys too.
+    keys: tuple[Any, ...] = ("cells", place)
+    unbuilt(inner, *keys)
     path = (*inner.path, *keys, "config")
     return dataclasses.replace(inner, operation=cell, path=path)
 
@@ -154,9 +160,7 @@ def _cell(
     call.weight(
         cell.kernel, reads={0: read}, makes={1: gates}, kind="units", uses=steps
     )
-    call.weight(
-        cell.recurrent_kernel, reads={0: units}, makes={1: gates}, uses=steps
-    )
+    call.weight(cell.recurrent_kernel, reads={0: units}, makes={1: gates}, uses=steps)
     # With `reset_after` the bias of a GRU has a row for each of the two kernels.
     call.weight(cell.bias, makes={-1: gates}, scored=False)
     for state in states:

@@ -203,8 +203,7 @@ def _key(parts: Sequence[Any], alive: np.ndarray) -> tuple[Any, ...]:
 
 
 def _box(sizes: Sequence[int], x: Layout, alive: np.ndarray) -> tuple[int, ...]:
-    left = [x.size(axis, alive) for axis in range(len(sizes))]
     return tuple(
-        -1 if size == -1 else int(new or size)
-        for size, new in zip(sizes, left, strict=True)
+        int(x.size(axis, alive) or 0) if size != -1 and x.block(axis) else size
+        for axis, size in enumerate(sizes)
     )
