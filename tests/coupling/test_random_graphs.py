@@ -1,6 +1,6 @@
 """Masked and smaller model compute the same, for random models and removed units.
 
-About 150 models in a normal run. To try thousands, and see which rules they used:
+About 250 models in a normal run. To try thousands, and see which rules they used:
 
     KPRUNE_RANDOM_GRAPHS=5000 python -m pytest tests/coupling/test_random_graphs.py -s
 """
@@ -15,8 +15,8 @@ from kprune.coupling.graph import analyse
 from kprune.structure import proof
 from kprune.structure.removal import Cut, remove
 
-CASES = int(os.environ.get("KPRUNE_RANDOM_GRAPHS", "150"))
-MANY = CASES > 150
+CASES = int(os.environ.get("KPRUNE_RANDOM_GRAPHS", "250"))
+MANY = CASES > 250
 
 
 class Seen:
