@@ -3,9 +3,9 @@
     python -m benchmarks.training_step --out benchmarks/results/training_step.json
 
 Trains each network twice, dense and with `PruningCallback`, in short turns, and
-compares their process CPU time; the residual one also with whole channels pruned. The masks are updated every 100 steps along
-a ramp as long as all measured turns; these updates are part of what is measured. About
-fifteen minutes on two cores.
+compares their process CPU time; the residual one also with whole channels pruned. The
+masks are updated every 100 steps along a ramp as long as all measured turns; these
+updates are part of what is measured. About fifteen minutes on two cores.
 """
 
 import os

@@ -53,6 +53,9 @@ class Target:
         operators: Names of the operators that the runtime has a kernel for; `None`
             where the runtime is the converter's own and has all that it emits.
         operators_source: Where `operators` is from.
+        channel_multiple: Channel counts that are multiples of it fill the blocks that
+            the runtime's kernels compute at a time.
+        channel_multiple_source: Where that is from.
         facts: What pays on this runtime and what does not.
     """
 
@@ -63,6 +66,8 @@ class Target:
     integer_io: bool
     operators: frozenset[str] | None
     operators_source: str
+    channel_multiple: int
+    channel_multiple_source: str
     facts: tuple[Fact, ...]
 
     @property
@@ -101,6 +106,11 @@ TARGETS: Mapping[str, Target] = {
         integer_io=False,
         operators=None,
         operators_source="https://ai.google.dev/edge/litert/models/ops_compatibility",
+        # XNNPACK's int8 kernels compute 8 or 16 output channels at a time.
+        channel_multiple=8,
+        channel_multiple_source=(
+            "https://github.com/google/XNNPACK/blob/master/src/configs/gemm-config.c"
+        ),
         facts=(
             Fact(
                 "Scattered zeros do not make LiteRT faster in a densely stored file: "
@@ -126,6 +136,12 @@ TARGETS: Mapping[str, Target] = {
         operators_source=(
             "https://github.com/tensorflow/tflite-micro/blob/main/"
             "python/tflite_micro/python_ops_resolver.cc"
+        ),
+        # CMSIS-NN packs four int8 values into a word; its fast 1x1 convolution takes
+        # multiples of four input channels.
+        channel_multiple=4,
+        channel_multiple_source=(
+            "https://arm-software.github.io/CMSIS_5/5.8.0/NN/html/group__NNConv.html"
         ),
         facts=(
             Fact(

@@ -28,7 +28,7 @@ _LIMITS: dict[str, str | None] = {
     "latency_ratio": "android",
 }
 _STEPS = 24
-# Each one exports and runs a file, which takes seconds: few, and none just to be nearer.
+# Each one exports and runs a file, which takes seconds: few, and none to be nearer.
 _MEASUREMENTS = 8
 _NEAR = 0.98
 

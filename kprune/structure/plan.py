@@ -193,12 +193,15 @@ class Equality:
         relative: The same over the largest value of that output.
         finite: Whether both models' outputs have neither NaN nor infinity.
         inputs: What they were run on.
+        computed_in: `"its own precision"`, or `"float64"` where that would not tell
+            rounding from a mistake.
     """
 
     max_abs: float
     relative: float
     finite: bool
     inputs: str
+    computed_in: str = "its own precision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +239,7 @@ class ShrinkReport:
                 "masked and smaller model differ by at most "
                 f"{self.equality.max_abs:.3g}, {self.equality.relative:.2g} of the "
                 f"largest output, on {self.equality.inputs}"
+                f"{', in float64' if self.equality.computed_in == 'float64' else ''}"
             )
         return f"{self.plan}\n\n{proof}\n{self.optimizer}"
 

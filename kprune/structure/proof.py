@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export import precision
 from kprune.export.interface import Input
 from kprune.export.samples import collect, first_batch
 from kprune.structure.plan import Equality
@@ -136,10 +137,45 @@ def masked_outputs(
     return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(found)]
 
 
+def in_float64(
+    model: keras.Model,
+    small: keras.Model,
+    masks: Mapping[int, np.ndarray],
+    inputs: Any,
+    on: str,
+) -> Equality | None:
+    """Compares float64 copies, in which rounding cannot be taken for a mistake.
+
+    Returns:
+        The comparison, or `None` if the models cannot be copied.
+    """
+    large, little = precision.in_float64(model), precision.in_float64(small)
+    if large is None or little is None:
+        return None
+    pairs = zip(model.variables, large.variables, strict=True)
+    copied = {id(new): masks[id(old)] for old, new in pairs if id(old) in masks}
+    inputs = keras.tree.map_structure(_widened, inputs)
+    masked = masked_outputs(large, copied, inputs)
+    return equality(masked, outputs(little, inputs), on, "float64")
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype("float64") if array.dtype.kind == "f" else array
+
+
 def equality(
-    masked: Sequence[np.ndarray], small: Sequence[np.ndarray], on: str
+    masked: Sequence[np.ndarray],
+    small: Sequence[np.ndarray],
+    on: str,
+    computed_in: str = "its own precision",
 ) -> Equality:
     """Compares two models' outputs.
+
+    Args:
+        masked: Those of the one.
+        small: Those of the other.
+        on: What the models were run on.
+        computed_in: What they compute in.
 
     Returns:
         The largest difference, absolute and relative to the largest value of its
@@ -156,4 +192,4 @@ def equality(
         worst = max(worst, difference)
         if difference:
             relative = max(relative, difference / largest if largest else np.inf)
-    return Equality(worst, relative, finite, on)
+    return Equality(worst, relative, finite, on, computed_in)

@@ -9,6 +9,7 @@ import pytest
 from models import GRAPHS, Subclassed, compiled
 
 import kprune
+from kprune import structure
 from kprune.structure.proof import masked_outputs
 
 L = keras.layers
@@ -316,6 +317,9 @@ def test_models_in_half_precision_shrink():
     finally:
         keras.config.set_dtype_policy("float32")
     assert small.get_layer("stem").compute_dtype == "bfloat16"
+    # Too coarse to prove anything in: the proof is in float64.
+    equality = small.shrink_report.equality
+    assert equality.computed_in == "float64" and equality.relative < 1e-12
 
 
 def test_open_sizes_are_proven_on_a_size_that_is_stated():
@@ -346,3 +350,10 @@ def test_data_that_can_be_read_only_once_serves_all_purposes():
     report = kprune.shrink(residual(), blocks=1, data=batches).shrink_report
     assert report.equality.inputs == "4 samples of `data`"
     assert report.plan.blocks == ("add",)
+
+
+def test_what_may_be_rounding_is_compared_in_float64(monkeypatch):
+    monkeypatch.setattr(structure, "_ROUNDING", -1.0)
+    equality = kprune.shrink(residual(), sparsity=0.5).shrink_report.equality
+    assert equality.computed_in == "float64"
+    assert equality.relative < 1e-12
