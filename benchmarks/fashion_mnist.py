@@ -1,7 +1,8 @@
 """What the accuracy benchmarks share: data, networks, training, resumable results.
 
 Functions take `keras` as an argument, Keras 3 or tf_keras, so that kprune and its peer
-train the same networks on the same data in the same way. Nothing here imports Keras.
+train the same networks on the same data in the same way. Nothing here imports Keras,
+and TensorFlow only where batches are made: a peer in PyTorch has neither.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from benchmarks import protocol
 
@@ -28,9 +28,10 @@ PROTOCOL = (
     "Adam. Each phase of training has a fresh optimizer whose learning rate rises over "
     "half an epoch to its peak and falls to zero along a cosine. Pruned networks are "
     "trained dense in the first phase and pruned in the second; the dense ones that "
-    "they are compared with have the same epochs, and the better of one long cosine "
-    "and the same two phases counts. All networks of a seed that have the same first "
-    "phase share it. Choices were made on a validation split of the training images."
+    "they are compared with have the same epochs, and of one long cosine and the same "
+    "two phases, where both were run, the better counts. All networks of a seed that "
+    "have the same first phase share it. Choices were made on a validation split of "
+    "the training images."
 )
 
 
@@ -50,6 +51,32 @@ class Run:
     phases: tuple[Phase, ...]
     sparsity: float = 0.0
     allocation: str | None = None
+
+    def key(self) -> dict[str, Any]:
+        """Returns what tells the run's rows from others in a result file."""
+        return {
+            "net": self.net,
+            "sparsity": self.sparsity,
+            "allocation": self.allocation,
+            "epochs": [phase.epochs for phase in self.phases],
+            "peaks": [phase.peak for phase in self.phases],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class StructuredRun(Run):
+    """One training in which whole channels may be removed.
+
+    `macs` is the share of the network's multiplications that is left, and `how` the
+    way to remove the others.
+    """
+
+    macs: float = 1.0
+    how: str | None = None
+
+    def key(self) -> dict[str, Any]:
+        """Returns what tells the run's rows from others in a result file."""
+        return super().key() | {"macs": self.macs, "how": self.how}
 
 
 def cnn(keras: Any) -> Any:
@@ -89,10 +116,57 @@ def small_allconv(keras: Any) -> Any:
     return allconv(keras, (11, 21, 29, 36))
 
 
+RESNET8_WIDTHS = (16, 32, 64)
+
+
+def resnet8(keras: Any, widths: Sequence[int] = RESNET8_WIDTHS) -> Any:
+    """Returns MLPerf Tiny's residual CNN for these images, 78,378 parameters."""
+    layers = keras.layers
+    inputs = keras.Input((28, 28, 1))
+
+    def convolve(x: Any, filters: int, strides: int = 1) -> Any:
+        x = layers.Conv2D(filters, 3, strides=strides, padding="same")(x)
+        return layers.BatchNormalization()(x)
+
+    x = layers.ReLU()(convolve(inputs, widths[0]))
+    for filters, strides in zip(widths, (1, 2, 2), strict=True):
+        y = convolve(layers.ReLU()(convolve(x, filters, strides)), filters)
+        if strides > 1:
+            x = layers.Conv2D(filters, 1, strides=strides, padding="same")(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Flatten()(layers.AveragePooling2D(7)(x))
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def resnet8_macs(widths: Sequence[int]) -> int:
+    """Returns how often `resnet8` of these widths multiplies, for one image."""
+    size, channels = 28, widths[0]
+    macs = size**2 * 9 * channels
+    for filters, strides in zip(widths, (1, 2, 2), strict=True):
+        size //= strides
+        taps = 9 * channels + 9 * filters + (channels if strides > 1 else 0)
+        macs += size**2 * taps * filters
+        channels = filters
+    return macs + channels * 10
+
+
+def narrow_widths(share: float) -> tuple[int, ...]:
+    """Returns the widest `resnet8`, scaled as a whole, with this share of its MACs."""
+    most = share * resnet8_macs(RESNET8_WIDTHS)
+    scaled = (
+        tuple(round(width * step / 256) for width in RESNET8_WIDTHS)
+        for step in range(256, 0, -1)
+    )
+    return next(widths for widths in scaled if resnet8_macs(widths) <= most)
+
+
 NETWORKS: dict[str, Callable[[Any], Any]] = {
     "cnn": cnn,
     "allconv": allconv,
     "small allconv": small_allconv,
+    "resnet8": resnet8,
+    "resnet8 half": functools.partial(resnet8, widths=narrow_widths(0.5)),
+    "resnet8 quarter": functools.partial(resnet8, widths=narrow_widths(0.25)),
 }
 
 
@@ -144,8 +218,10 @@ class Trainer:
             verbose=2,
         )
 
-    def batches(self, seed: int) -> tf.data.Dataset:
+    def batches(self, seed: int) -> Any:
         """Returns the training images in batches, shuffled anew in each epoch."""
+        import tensorflow as tf
+
         images, labels = tf.constant(self.x), tf.constant(self.y)
         order = tf.data.Dataset.range(len(self.x)).shuffle(len(self.x), seed)
         batches = order.batch(BATCH_SIZE).map(
@@ -222,7 +298,7 @@ def run_suite(
         summarise: Returns the summary of all rows.
         more_facts: Returns more columns for a row.
     """
-    args = _options(docstring, tuple(suites))
+    args = options(docstring, tuple(suites))
     trainer = Trainer(keras, args.weights, args.validation)
     results = Results(benchmark, args, summarise)
     for seed in args.seeds:
@@ -288,15 +364,7 @@ class Results:
         partial.replace(self.args.out)
 
     def _key(self, run: Run, seed: int) -> dict[str, Any]:
-        return {
-            "suite": self.args.suite,
-            "net": run.net,
-            "seed": seed,
-            "sparsity": run.sparsity,
-            "allocation": run.allocation,
-            "epochs": [phase.epochs for phase in run.phases],
-            "peaks": [phase.peak for phase in run.phases],
-        }
+        return {"suite": self.args.suite, "seed": seed, **run.key()}
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -315,6 +383,40 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def structured_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns `means` of structured runs, and what the pruned ones lost."""
+    names = ("net", "macs", "how", "epochs")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(repr([row[name] for name in names]), []).append(row)
+    result = [
+        {
+            **{name: group[0][name] for name in names},
+            "parameters": [row["parameters"] for row in group],
+            "macs_left": [row["macs_left"] for row in group],
+            **spread([row["accuracy"] for row in group]),
+            "by_seed": {str(row["seed"]): row["accuracy"] for row in group},
+        }
+        for group in groups.values()
+    ]
+    dense = {row["net"]: row for row in result if row["how"] is None}
+    for row in result:
+        if row["how"] and row["net"] in dense:
+            lead = mean_lead(dense[row["net"]], row)
+            row |= {} if lead is None else {"lost": lead}
+    return result
+
+
+def mean_lead(row: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """Returns how far a row of `structured_means` is ahead, on seeds that both have."""
+    pairs = [
+        (accuracy, other["by_seed"][seed])
+        for seed, accuracy in row["by_seed"].items()
+        if seed in other["by_seed"]
+    ]
+    return round(sum(a - b for a, b in pairs) / len(pairs), 3) if pairs else None
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Returns mean, range and number of accuracies."""
     return {
@@ -324,8 +426,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _options(docstring: str | None, suites: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line."""
+def options(docstring: str | None, suites: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; the first suite is the default."""
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )

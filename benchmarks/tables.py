@@ -131,6 +131,53 @@ def accuracy() -> str:
     return table(head, rows, source)
 
 
+def structured_accuracy() -> str:
+    """Returns ResNet-8 dense, narrow, and with channels removed by either library."""
+    rows, source = [], None
+    for name in ("structured_accuracy", "torch_pruning_accuracy"):
+        document = load(name)
+        if document is None:
+            continue
+        source = source or document
+        for row in sorted(document["summary"], key=lambda row: -row["macs_left"][0]):
+            how = {None: "from scratch", "shrink": "kprune.shrink"}
+            library = "Keras" if name == "structured_accuracy" else "PyTorch"
+            above = f"{row['above_narrow']:+.2f}" if "above_narrow" in row else ""
+            if "no_worse" in row:
+                above += ", at least 0: " + ("met" if row["no_worse"] else "**missed**")
+            rows.append(
+                [
+                    f"{row['net']}, {library}",
+                    how.get(row["how"], row["how"]),
+                    "+".join(map(str, row["epochs"])),
+                    f"{row['macs_left'][0]:.3f}",
+                    f"{row['parameters'][0]:,}",
+                    f"{row['accuracy']:.2f}",
+                    f"{row['range'][0]:.2f} to {row['range'][1]:.2f}",
+                    str(row["seeds"]),
+                    f"{row['lost']:+.2f}" if "lost" in row else "",
+                    goal(row) if "target" in row else "",
+                    above,
+                ]
+            )
+    if source is None:
+        return NOT_RUN
+    head = [
+        "network",
+        "trained how",
+        "epochs",
+        "MACs left",
+        "parameters",
+        "accuracy, %",
+        "seeds' range",
+        "seeds",
+        "points lost",
+        "target",
+        "above narrow",
+    ]
+    return table(head, rows, source)
+
+
 def described(row: dict[str, Any], library: str) -> str:
     """Returns in words how a network was trained."""
     if not row["sparsity"]:
@@ -180,6 +227,53 @@ def overview() -> str:
     )
 
 
+def structured_gains() -> str:
+    """Returns per network and runtime the dense, pruned and narrow files."""
+    document = load("structured_gains")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        for kind, facts in result["files"].items():
+            gain = result["gains"].get(kind)
+            arena = facts.get("arena_bytes")
+            rows.append(
+                [
+                    f"{name}: {kind}",
+                    f"{facts['macs'] / 1e6:.2f} M",
+                    f"{facts['file_bytes']:,}",
+                    f"{arena:,}" if arena else "",
+                    f"{facts['milliseconds']:.3f} ms",
+                    spread(gain) if gain else "",
+                    f"{spread(result)}, {goal(result)}" if kind == "pruned" else "",
+                ]
+            )
+    head = [
+        "int8 file",
+        "MACs",
+        "bytes",
+        "arena bytes",
+        "CPU time",
+        "dense / this",
+        "saved, pruned / narrow",
+    ]
+    return table(head, rows, document)
+
+
+def shrink_time() -> str:
+    """Returns seconds and copies of the weights per network."""
+    document = load("shrink_time")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        size = f"{result['parameters']:,}"
+        cpu = f"{result['cpu_seconds']:.1f} s" if "cpu_seconds" in result else ""
+        rows.append([name, size, spread(result), cpu, goal(result)])
+    head = ["network", "parameters", "median (range)", "CPU time", "target"]
+    return table(head, rows, document)
+
+
 ACCURACY = {
     "accuracy_cnn": "kprune",
     "accuracy_allocation": "kprune",
@@ -190,6 +284,9 @@ ACCURACY = {
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE / "README.md": {
         "accuracy": accuracy,
+        "structured_accuracy": structured_accuracy,
+        "structured_gains": structured_gains,
+        "shrink_time": shrink_time,
         "training_step": training_step,
         "mask_update": mask_update,
         "import_time": import_time,
