@@ -227,6 +227,31 @@ def overview() -> str:
     )
 
 
+def channels() -> str:
+    """Returns what removing half of the multiplications brings on the runtimes."""
+    document = load("structured_gains")
+    if document is None:
+        return NOT_RUN
+
+    def change(files: dict[str, Any], name: str) -> str:
+        if name not in files["dense"]:
+            return ""
+        return f"{files['dense'][name]:,} to {files['pruned'][name]:,}"
+
+    rows = [
+        [
+            name,
+            change(result["files"], "macs"),
+            change(result["files"], "file_bytes"),
+            change(result["files"], "arena_bytes"),
+            f"{result['gains']['pruned']['ratio']:.2f} times as fast",
+        ]
+        for name, result in document["results"].items()
+    ]
+    head = ["int8, runtime", "MACs", "bytes of the file", "arena bytes", "CPU time"]
+    return table(head, rows, document)
+
+
 def structured_gains() -> str:
     """Returns per network and runtime the dense, pruned and narrow files."""
     document = load("structured_gains")
@@ -291,7 +316,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "mask_update": mask_update,
         "import_time": import_time,
     },
-    HERE.parent / "README.md": {"overview": overview},
+    HERE.parent / "README.md": {"overview": overview, "channels": channels},
 }
 
 

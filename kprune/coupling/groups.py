@@ -167,63 +167,70 @@ def solve(builder: Builder, model: keras.Model) -> Coupling:
     """Makes units of tied labels, and groups of units with the same members."""
     _keep_rectangular(builder)
     unit_of = _components(builder)
-    num_units = int(unit_of.max()) + 1 if unit_of.size else 0
     slots = tuple(slot for axes in builder.slots.values() for slot in axes.values())
-    pinned = _reasons(builder.pins, unit_of)
+    members = [np.unique(unit_of[slot.labels]) for slot in slots]
     not_zero = _reasons(builder.spoilt, unit_of)
-    for unit, reason in _reasons(builder.demands, unit_of).items():
-        if unit in not_zero and unit not in pinned:
-            pinned[unit] = f"{not_zero[unit]}, and {reason}"
-    # Units with the same members have the same sum of the members' random keys.
-    # So do slices of a tensor, of which each keeps one.
-    members: list[np.ndarray] = [np.unique(unit_of[slot.labels]) for slot in slots]
-    pieces = [np.unique(unit_of[labels]) for labels in builder.pieces]
-    num_keys = len(slots) + len(pieces)
-    keys = np.random.default_rng(0).integers(1, 2**63, num_keys, dtype=np.uint64)
-    signature = np.zeros(num_units, np.uint64)
-    made = np.zeros(num_units, bool)
-    for units, key in zip([*members, *pieces], keys, strict=True):
-        signature[units] += key
-    for slot, units in zip(slots, members, strict=True):
-        made[units] |= bool(slot.kind)
-    reasons = ["", *dict.fromkeys(pinned.values())]
-    reason_keys = {reason: i for i, reason in enumerate(reasons)}
-    why = np.zeros(num_units, np.int64)
-    for unit, reason in pinned.items():
-        why[unit] = reason_keys[reason]
-    order = np.flatnonzero(made)  # What no layer makes is a filler of fixed size.
-    if order.size:
-        pairs = np.stack([signature[order], why[order].astype(np.uint64)], axis=1)
-        _, first, inverse = np.unique(
-            pairs, axis=0, return_index=True, return_inverse=True
-        )
-        inverse = inverse.reshape(-1)
-    else:
-        first, inverse = np.zeros(0, int), np.zeros(0, int)
-    slots_of: dict[int, list[int]] = {int(order[i]): [] for i in first}
-    firsts = np.asarray(sorted(slots_of))
-    for index, units in enumerate(members):
-        for unit in firsts[np.isin(firsts, units)] if firsts.size else ():
-            slots_of[int(unit)].append(index)
-    stages = _stages(builder, unit_of, num_units)
+    stages = _stages(builder, unit_of)
     groups: list[Group] = []
     fixed: list[Group] = []
     names: dict[str, int] = {}
-    for group in sorted(range(len(first)), key=lambda g: first[g]):
-        units = order[inverse == group]
-        its = tuple(slots_of[int(units[0])])
-        maker = next(slots[i] for i in its if slots[i].kind)
+    kinds = _kinds(
+        builder, unit_of, slots, members, _pinned(builder, unit_of, not_zero)
+    )
+    # All units of a kind are in the same slots: one of them stands for all.
+    firsts = np.asarray([units[0] for units, _ in kinds])
+    inside = [np.isin(firsts, units) for units in members]
+    for place, (units, reason) in enumerate(kinds):
+        its = tuple(index for index, there in enumerate(inside) if there[place])
+        maker = next(slots[index] for index in its if slots[index].kind)
         name = f"{maker.layer.path} {maker.kind}"
         names[name] = names.get(name, 0) + 1
         if names[name] > 1:
             name = f"{name} ({names[name]})"
-        reason = reasons[why[units[0]]]
-        stage = stages.get(int(units[0]), ())
-        found = Group(name, maker.kind, units, its, stage, reason)
-        (fixed if reason else groups).append(found)
+        stage = stages.get(units[0], ())
+        group = Group(name, maker.kind, np.asarray(units), its, stage, reason)
+        (fixed if reason else groups).append(group)
     return Coupling(
         model, builder, slots, unit_of, tuple(groups), tuple(fixed), not_zero
     )
+
+
+def _pinned(
+    builder: Builder, unit_of: np.ndarray, not_zero: Mapping[int, str]
+) -> dict[int, str]:
+    """Returns why units cannot be removed, by unit."""
+    pinned = _reasons(builder.pins, unit_of)
+    for unit, reason in _reasons(builder.demands, unit_of).items():
+        if unit in not_zero:
+            pinned.setdefault(unit, f"{not_zero[unit]}, and {reason}")
+    return pinned
+
+
+def _kinds(
+    builder: Builder,
+    unit_of: np.ndarray,
+    slots: Sequence[Slot],
+    members: Sequence[np.ndarray],
+    pinned: Mapping[int, str],
+) -> list[tuple[list[int], str]]:
+    """Returns units with the same members, in their order, and why they are fixed."""
+    num_units = int(unit_of.max()) + 1 if unit_of.size else 0
+    # Slices of a tensor tell units apart as weights do: each slice keeps one.
+    pieces = [np.unique(unit_of[labels]) for labels in builder.pieces]
+    # Units with the same members have the same sum of the members' random keys.
+    num_keys = len(members) + len(pieces)
+    keys = np.random.default_rng(0).integers(1, 2**63, num_keys, dtype=np.uint64)
+    signature = np.zeros(num_units, np.uint64)
+    for units, key in zip([*members, *pieces], keys, strict=True):
+        signature[units] += key
+    made = np.zeros(num_units, bool)
+    for slot, units in zip(slots, members, strict=True):
+        made[units] |= bool(slot.kind)
+    kinds: dict[tuple[int, str], list[int]] = {}
+    for unit in np.flatnonzero(made).tolist():  # Others are fillers of fixed size.
+        reason = pinned.get(unit, "")
+        kinds.setdefault((int(signature[unit]), reason), []).append(unit)
+    return [(units, reason) for (_, reason), units in kinds.items()]
 
 
 def _components(builder: Builder) -> np.ndarray:
@@ -285,12 +292,10 @@ def _reasons(
     return found
 
 
-def _stages(
-    builder: Builder, unit_of: np.ndarray, num_units: int
-) -> dict[int, tuple[int | None, ...]]:
+def _stages(builder: Builder, unit_of: np.ndarray) -> dict[int, tuple[int | None, ...]]:
     """Returns for each unit the sizes of space of the first tensor that has it."""
     found: dict[int, tuple[int | None, ...]] = {}
-    seen = np.zeros(num_units, bool)
+    seen = np.zeros(unit_of.size, bool)
     for labels, shape in builder.stages:
         units = np.unique(unit_of[labels])
         for unit in units[~seen[units]]:

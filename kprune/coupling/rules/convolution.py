@@ -25,15 +25,9 @@ def convolution(call: Call) -> Layout:
         read = _same_in_groups(call, read, layer.groups)
         _same_in_groups(call, made, layer.groups)
     call.weight(
-        layer.kernel,
-        reads={-2: read},
-        makes={-1: made},
-        kind="filters",
-        uses=positions,
+        layer.kernel, reads={-2: read}, makes={-1: made}, kind="filters", uses=positions
     )
-    call.weight(layer.bias, makes={0: made}, scored=False)
-    call.resize("filters", made)
-    return call.output({axis: call.activate(layer.activation, made)}, like=x)
+    return _filters(call, x, axis, made)
 
 
 @coupling(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
@@ -50,9 +44,7 @@ def transposed_convolution(call: Call) -> Layout:
         kind="filters",
         uses=volume(_without(x.shape, axis)),
     )
-    call.weight(layer.bias, makes={0: made}, scored=False)
-    call.resize("filters", made)
-    return call.output({axis: call.activate(layer.activation, made)}, like=x)
+    return _filters(call, x, axis, made)
 
 
 @coupling(L.DepthwiseConv1D, L.DepthwiseConv2D)
@@ -86,6 +78,12 @@ def separable_convolution(call: Call) -> Layout:
         kind="filters",
         uses=positions,
     )
+    return _filters(call, x, axis, made)
+
+
+def _filters(call: Call, x: Layout, axis: int, made: np.ndarray) -> Layout:
+    """Returns the output of a layer that makes filters."""
+    layer = call.operation
     call.weight(layer.bias, makes={0: made}, scored=False)
     call.resize("filters", made)
     return call.output({axis: call.activate(layer.activation, made)}, like=x)
