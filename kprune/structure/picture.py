@@ -71,7 +71,8 @@ def render(plan: ShrinkPlan, kind: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "Drawing a plan needs matplotlib: pip install matplotlib"
+            "Drawing a plan needs matplotlib, which the extra `draw` brings: "
+            "pip install matplotlib"
         ) from error
     rows = _rows(plan)
     height = _HEAD + _ROW * max(3, len(rows.shown)) + _FOOT
