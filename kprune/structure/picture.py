@@ -71,7 +71,7 @@ def render(plan: ShrinkPlan, kind: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "Drawing a plan needs matplotlib, which the extra `draw` brings: "
+            "Drawing a plan needs matplotlib, which the extra `report` brings: "
             "pip install matplotlib"
         ) from error
     rows = _rows(plan)

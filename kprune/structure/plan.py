@@ -94,6 +94,22 @@ class ShrinkPlan:
         size = sum(group.size for group in self.groups)
         return sum(len(group.removed) for group in self.groups) / size if size else 0.0
 
+    @property
+    def totals(self) -> tuple[tuple[str, int, int], ...]:
+        """What the whole model has of parameters, MACs and channels, before and after.
+
+        Each as its name and two numbers.
+        """
+        return (
+            ("parameters", self.parameters, self.parameters_after),
+            ("MACs", self.macs, self.macs_after),
+            (
+                "removable channels",
+                sum(group.size for group in self.groups),
+                sum(group.left for group in self.groups),
+            ),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as plain Python values."""
         return {**dataclasses.asdict(self), "sparsity": self.sparsity}
@@ -143,21 +159,25 @@ class ShrinkPlan:
 
         return draw(self, path)
 
+    def to_html(self) -> str:
+        """Returns the plan as one HTML page: its picture, tables and JSON.
+
+        The page loads nothing: it can be opened from a disk, and sent by itself.
+
+        Raises:
+            ImportError: If matplotlib or Jinja is not installed: the extra `report`.
+        """
+        from kprune.structure.page import page  # It needs this module.
+
+        return page(self)
+
     def __str__(self) -> str:
         lines = [
             f"{self.model}: {self.asked}",
             "",
             *table(
                 ("", "before", "after", "left"),
-                [
-                    _row("parameters", self.parameters, self.parameters_after),
-                    _row("MACs", self.macs, self.macs_after),
-                    _row(
-                        "removable channels",
-                        sum(group.size for group in self.groups),
-                        sum(group.left for group in self.groups),
-                    ),
-                ],
+                [_row(*total) for total in self.totals],
             ),
         ]
         if self.blocks:
@@ -231,17 +251,30 @@ class ShrinkReport:
         """Returns the report as JSON text."""
         return json.dumps(self.to_dict(), indent=1)
 
-    def __str__(self) -> str:
+    @property
+    def proof(self) -> str:
+        """How far outputs are from the masked model's, as a phrase."""
         if self.equality is None:
-            proof = "masked and smaller model were not compared (prove=False)"
-        else:
-            proof = (
-                "masked and smaller model differ by at most "
-                f"{self.equality.max_abs:.3g}, {self.equality.relative:.2g} of the "
-                f"largest output, on {self.equality.inputs}"
-                f"{', in float64' if self.equality.computed_in == 'float64' else ''}"
-            )
-        return f"{self.plan}\n\n{proof}\n{self.optimizer}"
+            return "masked and smaller model were not compared (prove=False)"
+        return (
+            "masked and smaller model differ by at most "
+            f"{self.equality.max_abs:.3g}, {self.equality.relative:.2g} of the "
+            f"largest output, on {self.equality.inputs}"
+            f"{', in float64' if self.equality.computed_in == 'float64' else ''}"
+        )
+
+    def to_html(self) -> str:
+        """Returns the report as one HTML page: the plan's, with the proof.
+
+        Raises:
+            ImportError: If matplotlib or Jinja is not installed: the extra `report`.
+        """
+        from kprune.structure.page import page  # It needs this module.
+
+        return page(self.plan, self)
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n\n{self.proof}\n{self.optimizer}"
 
 
 _ROWS: dict[str, type] = {

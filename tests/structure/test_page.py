@@ -1,0 +1,121 @@
+"""Pages of plans and reports: whole, self-contained, and names are never markup."""
+
+import builtins
+import html.parser
+import json
+
+import keras
+import pytest
+
+import kprune
+from kprune.report import Refusal
+from kprune.structure.plan import GroupPlan, LayerWidth, ShrinkPlan
+
+VOID = {"meta", "link", "img", "br"}
+LOADING = {"src", "href", "srcset", "data", "action"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page; knows which elements it has, their text and what they load."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.open, self.elements, self.loads = [], [], []
+        self.text, self.data = "", ""
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.open += [] if tag in VOID else [tag]
+        for name, value in attrs:
+            if name.split(":")[-1] in LOADING and not value.startswith("#"):
+                self.loads.append((tag, name, value))
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.data += data
+        elif self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def plan():
+    return ShrinkPlan(
+        model="small </script><b>net",
+        asked="half of it removed",
+        groups=(GroupPlan("stem filters", "filters", 16, (1, 2, 3), ("stem", "out")),),
+        refusals=(Refusal("head units", 10, "it is an output & stays <here>"),),
+        blocks=("add_1",),
+        widths=(LayerWidth("stem", "filters", 16, 13, "stem filters"),),
+        parameters=78_666,
+        parameters_after=20_321,
+        macs=12_501_632,
+        macs_after=6_213_000,
+        notes=("A note.",),
+    )
+
+
+@pytest.fixture(scope="module")
+def report():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(2)]
+    )
+    return kprune.shrink(model, 0.5).shrink_report
+
+
+def test_a_page_is_whole_and_shows_what_the_plan_says():
+    page = Page(plan().to_html())
+    assert not page.open
+    for said in (
+        "small </script><b>net",
+        "half of it removed",
+        "blocks: add_1",
+        "12,501,632",
+        "0.258",
+        "stem filters",
+        "stem, out",
+        "it is an output & stays <here>",
+        "A note.",
+    ):
+        assert said in page.text
+    assert "b" not in page.elements
+    assert page.elements.count("svg") == 1
+
+
+def test_a_page_loads_nothing(report):
+    assert Page(plan().to_html()).loads == []
+    assert Page(report.to_html()).loads == []
+
+
+def test_a_page_has_its_data(report):
+    given = plan()
+    assert ShrinkPlan.from_json(Page(given.to_html()).data) == given
+    assert json.loads(Page(report.to_html()).data) == json.loads(report.to_json())
+
+
+def test_only_the_page_of_a_report_has_a_proof(report):
+    page = Page(report.to_html())
+    assert f"{report.proof[1:]}." in page.text and report.optimizer in page.text
+    assert "Proof" not in Page(report.plan.to_html()).text
+
+
+def test_a_missing_jinja_is_said_with_what_to_do(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "jinja2":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="pip install jinja2"):
+        plan().to_html()
