@@ -399,12 +399,23 @@ def structured_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for group in groups.values()
     ]
-    dense = {row["net"]: row for row in result if row["how"] is None}
     for row in result:
-        if row["how"] and row["net"] in dense:
-            lead = mean_lead(dense[row["net"]], row)
+        dense = from_scratch(result, row["net"], row["epochs"])
+        if row["how"] and dense is not None:
+            lead = mean_lead(dense, row)
             row |= {} if lead is None else {"lost": lead}
     return result
+
+
+def from_scratch(
+    summary: list[dict[str, Any]], net: str, epochs: Sequence[int]
+) -> dict[str, Any] | None:
+    """Returns the row of a network that was trained as long without being pruned."""
+    for row in summary:
+        same = row["net"] == net and sum(row["epochs"]) == sum(epochs)
+        if same and row["how"] is None:
+            return row
+    return None
 
 
 def mean_lead(row: dict[str, Any], other: dict[str, Any]) -> float | None:

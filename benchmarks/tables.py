@@ -139,7 +139,10 @@ def structured_accuracy() -> str:
         if document is None:
             continue
         source = source or document
-        for row in sorted(document["summary"], key=lambda row: -row["macs_left"][0]):
+        for row in sorted(
+            document["summary"],
+            key=lambda row: (-sum(row["epochs"]), -row["macs_left"][0]),
+        ):
             how = {None: "from scratch", "shrink": "kprune.shrink"}
             library = "Keras" if name == "structured_accuracy" else "PyTorch"
             above = f"{row['above_narrow']:+.2f}" if "above_narrow" in row else ""

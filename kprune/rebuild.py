@@ -121,6 +121,8 @@ def from_config(
     Raises:
         ValueError: If its class cannot be made from its configuration.
     """
+    if type(operation) is keras.layers.Lambda:
+        return _lambda(operation)
     try:
         config = operation.get_config()
         if change is not None:
@@ -133,6 +135,22 @@ def from_config(
             "kprune.PruningCallback(...) and kprune.release(model), which work on the "
             "model as it is."
         ) from error
+
+
+def _lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """Returns a copy that calls the very same functions.
+
+    Keras reads no functions from configurations that it does not trust, and what it
+    reads has lost the names of the module that it was written in.
+    """
+    config = super(keras.layers.Lambda, layer).get_config()
+    config |= {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": dict(layer.arguments),
+    }
+    return super(keras.layers.Lambda, keras.layers.Lambda).from_config(config)
 
 
 def copy_values(

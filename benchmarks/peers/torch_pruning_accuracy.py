@@ -37,7 +37,7 @@ from benchmarks.fashion_mnist import (
 )
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
-DENSE = (Phase(4, 2e-3), Phase(4, 2e-3))
+DENSE = (Phase(8, 2e-3), Phase(8, 2e-3))
 SUITES = {
     "dense": (StructuredRun("resnet8", DENSE),),
     "pruned": tuple(

@@ -171,6 +171,11 @@ def _changed_kernel(operation: Any) -> str | None:
 
 def _unknown(operation: Any) -> str:
     name = type(operation).__name__
+    if isinstance(operation, keras.layers.Lambda):
+        return (
+            "calls a function that is not followed; write it with keras.ops in the "
+            "graph, or as a layer whose class gets a rule with kprune.register_coupling"
+        )
     if isinstance(operation, keras.layers.Layer):
         return (
             "has no coupling rule; give its class one with "

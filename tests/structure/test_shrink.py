@@ -357,3 +357,26 @@ def test_what_may_be_rounding_is_compared_in_float64(monkeypatch):
     equality = kprune.shrink(residual(), sparsity=0.5).shrink_report.equality
     assert equality.computed_in == "float64"
     assert equality.relative < 1e-12
+
+
+def test_functions_in_lambda_layers_stay_the_same_objects():
+    offset = np.float32(2.0)  # A name that code in a configuration would have lost.
+
+    def shifted(x, factor):
+        return factor * x + offset
+
+    inputs = L.Input((8, 8, 3))
+    x = L.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    x = L.Lambda(shifted, arguments={"factor": 0.5}, name="shifted")(x)
+    x = L.Conv2D(8, 3, name="second")(x)
+    x = L.Lambda(lambda x: keras.ops.mean(x, axis=(1, 2)), output_shape=(8,))(x)
+    model = alive(keras.Model(inputs, L.Dense(2)(L.Dense(6, name="third")(x))))
+    small = kprune.shrink(model, 0.5)
+    assert small.get_layer("shifted").function is shifted
+    assert small.get_layer("shifted").arguments == {"factor": 0.5}
+    assert small.get_layer("third").units == 3
+    # What a function does to its input is not known.
+    assert [small.get_layer(name).filters for name in ("first", "second")] == [8, 8]
+    reasons = {r.name: r.reason for r in small.shrink_report.plan.refusals}
+    assert "Lambda 'shifted' calls a function" in reasons["first filters"]
+    assert small.shrink_report.equality.relative < 1e-5
