@@ -132,7 +132,8 @@ def inspect(
 
 @app.command(
     epilog="Examples:  [bold]kprune export m.keras m.tflite[/bold]  |  "
-    "[bold]kprune export m.keras m.tflite --target microcontroller --data x.npy[/bold]"
+    "[bold]kprune export m.keras m.tflite --target microcontroller --data x.npy "
+    "--encode[/bold]"
 )
 def export(
     model: Annotated[Path, typer.Argument(help="The .keras file.")],
@@ -178,6 +179,21 @@ def export(
     c_source: Annotated[
         bool, typer.Option(help="Write C source for a microcontroller.")
     ] = True,
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode",
+            help="Store zeros as bits for a microcontroller, which decodes the weights "
+            "while the model runs (operator DECODE).",
+        ),
+    ] = False,
+    slim: Annotated[
+        bool | None,
+        typer.Option(
+            help="Leave out what no runtime reads, such as names of tensors.",
+            show_default="for microcontrollers only",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a model, run the file on the device's runtime, and report.
@@ -200,6 +216,8 @@ def export(
                 tolerance=tolerance,
                 benchmark=benchmark,
                 c_source=c_source,
+                encode=encode,
+                slim=slim,
             )
     typer.echo(report.to_json() if json else str(report))
 

@@ -268,6 +268,51 @@ class Arena:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncodedWeight:
+    """One weight of a file, and the smallest way in which a runtime can decode it.
+
+    Args:
+        name: Which tensor of the file it is.
+        shape: Its shape.
+        method: `"as it is"`, `"pruning"` or `"look-up table"`.
+        raw_bytes: What it takes as it is.
+        bytes: What it takes that way, its header and tables included.
+        entropy_bytes: The zeroth-order entropy of its elements: no code for single
+            elements could be smaller.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    method: str
+    raw_bytes: int
+    bytes: int
+    entropy_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What encoded weights save in flash, and cost in memory.
+
+    Args:
+        weights: The weights that can be encoded, and how they are.
+        plain_size: The file before its weights were encoded.
+        plain_arena: The arena that it needs.
+        other_bytes: Memory outside of the arena, in bytes, that is enough to hold the
+            decoded weights.
+        arena_elsewhere: The arena that the encoded file needs if they are there.
+        samples: On how many inputs outputs were compared, bit for bit, with those of
+            the file before.
+    """
+
+    weights: tuple[EncodedWeight, ...]
+    plain_size: FileSize
+    plain_arena: Arena
+    other_bytes: int
+    arena_elsewhere: Arena
+    samples: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What an exported file is, measured on the file itself.
 
@@ -293,6 +338,7 @@ class Report:
         compared_on: What they were compared on.
         latency: Times beside the dense files'.
         arena: Memory in TensorFlow Lite Micro; `None` for other targets.
+        encoding: What encoded weights bring; `None` if none are.
         notes: What else is to be known, in sentences.
     """
 
@@ -317,6 +363,7 @@ class Report:
     compared_on: str
     latency: tuple[Latency, ...] = ()
     arena: Arena | None = None
+    encoding: Encoding | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -352,6 +399,7 @@ class Report:
         blocks = [
             self._summary(),
             self._size_lines(),
+            self._encoding_lines(),
             self._weight_lines(),
             self._difference_lines(),
             self._latency_lines(),
@@ -387,6 +435,44 @@ class Report:
         rows = [row("dense float32", self.dense_size), row("this file", self.size)]
         header = ("file", "bytes", "smaller", "gzip bytes", "smaller")
         return [*table(header, rows), f"dense float32: {self.dense_from}"]
+
+    def _encoding_lines(self) -> list[str]:
+        found = self.encoding
+        if found is None or self.arena is None:
+            return []
+        files = [
+            ("not encoded", found.plain_size.raw, found.plain_arena.bytes, 0),
+            ("this file", self.size.raw, self.arena.bytes, 0),
+            (
+                "this file, decoding elsewhere",
+                self.size.raw,
+                found.arena_elsewhere.bytes,
+                found.other_bytes,
+            ),
+        ]
+        weights = [
+            (
+                weight.name,
+                weight.method,
+                f"{weight.raw_bytes:,}",
+                f"{weight.bytes:,}",
+                f"{weight.entropy_bytes:,}",
+            )
+            for weight in found.weights
+        ]
+        return [
+            "weights are decoded while the model runs; outputs are those of the file "
+            f"before, bit for bit, on {found.samples} inputs",
+            *table(
+                ("file", "bytes", "arena bytes", "other memory"),
+                [(name, *(f"{n:,}" for n in numbers)) for name, *numbers in files],
+            ),
+            "",
+            *table(
+                ("weight", "stored by", "bytes before", "bytes", "entropy, bytes"),
+                weights,
+            ),
+        ]
 
     def _weight_lines(self) -> list[str]:
         rows = [

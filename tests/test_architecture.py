@@ -34,6 +34,8 @@ HEAVY = {
     "ai_edge_litert",
     "tflite_micro",
     "matplotlib",
+    "jinja2",
+    "flatbuffers",
     "sklearn",
     "rich",
     "scipy",

@@ -123,6 +123,26 @@ def test_export_for_a_microcontroller(saved, tmp_path):
     assert report["files"] == [str(out)]
 
 
+def test_weights_are_encoded_and_names_kept_where_wanted(saved, tmp_path):
+    model = keras.models.load_model(saved)
+    for variable in model.weights:
+        if len(variable.shape) > 1:
+            variable.assign(np.where(variable.numpy() > 0, variable, 0))
+    model.save(saved)
+    arguments = (
+        *("export", saved, tmp_path / "model.tflite", "--target", "microcontroller"),
+        *("--data", tmp_path / "x.npy", "--no-benchmark", "--no-c-source"),
+    )
+    result = run(*arguments, "--encode", "--json")
+    assert result.exit_code == 0, result.stderr
+    encoded = json.loads(result.stdout)
+    assert encoded["encoding"]["plain_size"]["raw"] > encoded["size"]["raw"]
+    result = run(*arguments, "--no-slim", "--json")
+    named = json.loads(result.stdout)
+    assert named["encoding"] is None
+    assert named["size"]["raw"] > encoded["encoding"]["plain_size"]["raw"]
+
+
 def test_named_arrays_are_taken_by_the_inputs_name(tmp_path):
     x = np.zeros((4, 8, 8, 1), "f4")
     np.savez(tmp_path / "one.npz", anything=x)
@@ -184,6 +204,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
         (["--quantization", "int"], ["Unknown `quantization`"]),
         (["--quantization", "int8"], ["needs `representative_data`"]),
         (["--samples", "0"], ["num_samples"]),
+        (["--encode"], ["encode=True is for target='microcontroller'"]),
         (["--data", "no.npy"], ["There is no file 'no.npy'"]),
         (["--data", "x.csv"], ["must be a '.npy' or '.npz' file", "numpy.save"]),
         (["--data", "flat.npy"], ["does not fit input", "(20, 64)"]),

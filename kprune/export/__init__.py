@@ -23,22 +23,28 @@ from kprune.export.convert import convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
 from kprune.export.files import check_path, write_together
+from kprune.export.flash import PLAIN, Encoded, arena_of, encode_and_prove, gain
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import summarise
 from kprune.export.litert import Session, times
 from kprune.export.precision import in_float32
+from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
 from kprune.export.samples import Samples, collect, first_batch, random_samples
+from kprune.export.slim import slim as slimmed
 from kprune.export.targets import NEEDS_DATA, Target, choose
 from kprune.export.tflm import MicroRun, check_installed, check_operators
 from kprune.export.tflm import run as run_in_tflm
-from kprune.report import Arena, FileSize, Latency, OutputDifference, Report
+from kprune.report import FileSize, Latency, OutputDifference, Report
 
 _BATCH = 32
 
 # What files are timed against.
 _FILLED = "this file with its zeros filled"
 _DENSE = "dense float32"
+_MICRO = "TensorFlow Lite Micro, reference kernels"
+# An offer to encode weights is made above this share of a file's bytes.
+_WORTH = 0.1
 
 
 def export(
@@ -53,6 +59,8 @@ def export(
     tolerance: float | None = None,
     benchmark: bool = True,
     c_source: bool = True,
+    encode: bool = False,
+    slim: bool | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -85,6 +93,13 @@ def export(
             and 0.5 for the others.
         benchmark: Whether to measure times. They take about four seconds.
         c_source: Whether to write the C files for a microcontroller.
+        encode: Whether to store weights for a microcontroller in less flash, as bits
+            and what is not zero, or as look-up tables, each in the smallest form.
+            TensorFlow Lite Micro decodes them while it runs (its operator DECODE), with
+            the same results bit for bit, in more arena and time, which the report
+            states; no other runtime can read such a file.
+        slim: Whether to leave out what no runtime reads, such as the names of inner
+            tensors. By default for microcontrollers only: other tools show the names.
 
     Returns:
         What was measured. `print` it.
@@ -101,6 +116,11 @@ def export(
     chosen, quantization = choose(target, quantization)
     _check_options(quantization, representative_data, num_samples, tolerance)
     micro = chosen.name == "microcontroller"
+    if encode and not micro:
+        raise ValueError(
+            f"encode=True is for target='microcontroller'. {chosen.runtime} refuses "
+            "files with encoded weights."
+        )
     if micro:
         check_installed()
         if c_source:
@@ -119,34 +139,46 @@ def export(
     data = convert(interface, computing, quantization, samples, chosen.integer_io)
     if micro:
         check_operators(data, chosen)
+    if micro if slim is None else slim:
+        data = slimmed(data)
     session = Session(data, interface)
     names = interface.output_names
     differences = compare(
         names, "LiteRT", expected, session.run(samples), session.steps
     )
     check_differences(differences, quantization, tolerance)
-    run = None
+    run = encoded = None
     if micro:
-        run = run_in_tflm(
-            data, session, samples, without_zeros(data) if benchmark else None
-        )
+        filled = without_zeros(data) if benchmark and not encode else None
+        run = run_in_tflm(data, session, samples, filled)
         in_tflm = compare(names, chosen.runtime, expected, run.outputs, session.steps)
         check_differences(in_tflm, quantization, tolerance)
         differences += in_tflm
+        if encode:
+            called = weight_names(weights_of(model), tflite.parse(data))
+            encoded = encode_and_prove(
+                data, _size(data), run, session, samples, called, benchmark
+            )
 
     dense_data, dense_from = _dense_file(
         dense, data, quantization, interface, computing
     )
-    latency = _latency(session, data, dense_data, dense_from, samples, run, benchmark)
-    contents = {file: data}
+    latency = _latency(
+        session, data, dense_data, dense_from, samples, run, encoded, benchmark
+    )
+    content = data if encoded is None else encoded.content
+    contents = {file: content}
     if run is not None and c_source:
         note = f"{file.name} as C, the Keras model {model.name} in {quantization}."
-        contents |= render(data, file, run.arena_bytes, note)
+        arena = run.arena_bytes if encoded is None else encoded.run.arena_bytes
+        decoding = None if encoded is None else encoded.facts.other_bytes
+        contents |= render(content, file, arena, note, decoding)
     report = _report(
         model=model,
         target=chosen,
         quantization=quantization,
         contents=contents,
+        plain=data,
         dense_size=_size(dense_data),
         dense_from=dense_from,
         session=session,
@@ -155,6 +187,8 @@ def export(
         differences=differences,
         latency=latency,
         run=run,
+        encoded=encoded,
+        encode=encode,
     )
     write_together(contents)
     return report
@@ -269,10 +303,17 @@ def _latency(
     dense_from: str,
     samples: Samples,
     run: MicroRun | None,
+    encoded: Encoded | None,
     benchmark: bool,
 ) -> tuple[Latency, ...]:
     if not benchmark:
         return ()
+    if encoded is not None:  # No other runtime runs it.
+        elsewhere = f"{_MICRO}, decoding outside of the arena"
+        return (
+            summarise(_MICRO, PLAIN, *encoded.run.times),
+            summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
+        )
     interface = session.interface
     row = next(samples.rows())
     baselines = {_FILLED: Session(without_zeros(data), interface)}
@@ -284,13 +325,7 @@ def _latency(
         for name, before in zip(baselines, found, strict=False)
     ]
     if run is not None and run.times:
-        result.append(
-            summarise(
-                "TensorFlow Lite Micro, reference kernels",
-                _FILLED,
-                *run.times,
-            )
-        )
+        result.append(summarise(_MICRO, _FILLED, *run.times))
     return tuple(result)
 
 
@@ -321,6 +356,7 @@ def _report(
     target: Target,
     quantization: str,
     contents: dict[Path, bytes],
+    plain: bytes,
     dense_size: FileSize,
     dense_from: str,
     session: Session,
@@ -329,10 +365,12 @@ def _report(
     differences: Sequence[OutputDifference],
     latency: tuple[Latency, ...],
     run: MicroRun | None,
+    encoded: Encoded | None,
+    encode: bool,
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
-    parsed = tflite.parse(data)
+    parsed = tflite.parse(plain)
     macs = count_macs(parsed)
     weights, notes = records(weights_of(model), parsed)
     total, nonzero = parameters(model)
@@ -358,15 +396,15 @@ def _report(
         macs=macs.total,
         nonzero_macs=macs.nonzero,
         uncounted=macs.uncounted,
-        operators=parsed.operator_counts(),
+        operators=tflite.parse(data).operator_counts(),
         differences=tuple(differences),
         compared_on=compared_on,
         latency=latency,
-        arena=None
-        if run is None
-        else Arena(run.arena_bytes, run.arena_head, run.arena_tail),
+        arena=None if run is None else arena_of(encoded.run if encoded else run),
+        encoding=None if encoded is None else encoded.facts,
         notes=(
             *notes,
+            *_encoding_notes(plain, run, encoded, encode),
             *_unmeasured_notes(latency, dense_from),
             *_quantization_notes(parsed, quantization),
             *_difference_notes(differences),
@@ -409,8 +447,35 @@ def _quantization_notes(parsed: tflite.TFLiteFile, quantization: str) -> list[st
     ]
 
 
+def _encoding_notes(
+    plain: bytes, run: MicroRun | None, encoded: Encoded | None, encode: bool
+) -> list[str]:
+    """Returns sentences on what encoding weights does, or could do."""
+    if run is None:
+        return []
+    if encoded is not None:
+        return [
+            "Firmware that runs this file needs TensorFlow Lite Micro's operator "
+            "DECODE (AddDecode()). To decode outside of the arena, give it "
+            f"{encoded.facts.other_bytes:,} bytes with SetDecompressionMemory() before "
+            "AllocateTensors()."
+        ]
+    if encode:
+        return [
+            "No weight was encoded: none would become smaller. Pruning pays from "
+            "about 0.2 of zeros, look-up tables from 128 or fewer values."
+        ]
+    less = gain(plain)
+    if less < _WORTH * len(plain):
+        return []
+    return [
+        f"encode=True would store the weights in about {less:,} bytes less of flash, "
+        "the same results bit for bit, if the firmware has the operator DECODE."
+    ]
+
+
 def _unmeasured_notes(latency: Sequence[Latency], dense_from: str) -> list[str]:
-    if not latency or any(item.baseline == _DENSE for item in latency):
+    if not latency or any(item.baseline in (_DENSE, PLAIN) for item in latency):
         return []
     return [
         f"{dense_from[0].upper()}{dense_from[1:]}, was not timed: its inputs or "

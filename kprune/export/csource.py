@@ -62,7 +62,13 @@ def check_free(path: Path) -> None:
                 )
 
 
-def render(data: bytes, path: Path, arena_bytes: int, note: str) -> dict[Path, bytes]:
+def render(
+    data: bytes,
+    path: Path,
+    arena_bytes: int,
+    note: str,
+    decoding_bytes: int | None = None,
+) -> dict[Path, bytes]:
     """Returns the source and header of a model, as content by path.
 
     Both compile as C11 and as C++11, without a library. The array is aligned to 16
@@ -74,12 +80,22 @@ def render(data: bytes, path: Path, arena_bytes: int, note: str) -> dict[Path, b
         path: Its path; the C files stand beside it, with the suffixes .c and .h.
         arena_bytes: Bytes of tensor arena that the model needs.
         note: One line on where the model comes from.
+        decoding_bytes: Memory that holds what is decoded of weights, in bytes, if any
+            are encoded.
     """
     name = identifier(path.stem)
     upper = name.upper()
     header_path, source_path = path.with_suffix(".h"), path.with_suffix(".c")
     # A comment must not end early, whatever the note holds.
     remark = f"{_MARK}: " + note.replace("*/", "* /").replace("\n", " ")
+    decoding = ""
+    if decoding_bytes is not None:
+        decoding = f"""
+/* Weights are decoded while the model runs: the operator resolver needs AddDecode().
+   They take their place in the arena, or in as many bytes that are handed to
+   SetDecompressionMemory() before AllocateTensors(). */
+#define {upper}_DECODING_BYTES {decoding_bytes}
+"""
     header = f"""\
 /* {remark} */
 #ifndef KPRUNE_{upper}_H_
@@ -88,7 +104,7 @@ def render(data: bytes, path: Path, arena_bytes: int, note: str) -> dict[Path, b
 /* Bytes of tensor arena that worked on a 64-bit host with the reference kernels.
    Optimised kernels may need more: check AllocateTensors on the device. */
 #define {upper}_ARENA_BYTES {arena_bytes}
-
+{decoding}
 #ifdef __cplusplus
 extern "C" {{
 #endif

@@ -94,3 +94,14 @@ def records(
             WeightRecord(weight.path, weight.value.shape, zeros, weight.asked, place)
         )
     return tuple(result), notes
+
+
+def names(weights: Sequence[Weight], file: TFLiteFile) -> dict[int, str]:
+    """Returns the paths of weights by the index of their tensor in the main graph."""
+    tensors = [t for t in file.subgraphs[0].tensors if t.values is not None]
+    images = matching.match([weight.value for weight in weights], tensors)
+    return {
+        image.index: weight.path
+        for weight, image in zip(weights, images, strict=True)
+        if image is not None
+    }

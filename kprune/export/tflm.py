@@ -94,15 +94,21 @@ def check_operators(data: bytes, target: Target) -> None:
 
 
 def run(
-    data: bytes, session: Session, samples: Samples, baseline: bytes | None
+    data: bytes,
+    session: Session,
+    samples: Samples,
+    baseline: bytes | None,
+    alternate_bytes: int = 0,
 ) -> MicroRun:
     """Runs a file in TensorFlow Lite Micro, in a process of its own.
 
     Args:
         data: The `.tflite` file.
-        session: The same file in LiteRT, which knows its inputs and outputs.
+        session: The same file in LiteRT, which knows its inputs and outputs; of an
+            encoded file the one that was encoded.
         samples: Inputs; as many are run as fit into ten seconds, at least one.
         baseline: Another file with the same inputs to time against; `None` for none.
+        alternate_bytes: Memory outside of the arena that decoded weights may take.
 
     Raises:
         ValueError: If the runtime fails, crashes or hangs; with its own words.
@@ -119,8 +125,12 @@ def run(
             (folder / "baseline.tflite").write_bytes(baseline)
         stored = [quantize(values, details) for details, values in ordered]
         np.savez(folder / "inputs.npz", *stored)
-        seconds = {"run": _RUN_SECONDS, "time": _TIME_SECONDS}
-        (folder / "seconds.json").write_text(json.dumps(seconds))
+        settings = {
+            "run": _RUN_SECONDS,
+            "time": _TIME_SECONDS,
+            "alternate_bytes": alternate_bytes,
+        }
+        (folder / "settings.json").write_text(json.dumps(settings))
         _start_worker(folder)
         result = json.loads((folder / "result.json").read_text())
         with np.load(folder / "outputs.npz") as file:

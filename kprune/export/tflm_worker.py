@@ -7,7 +7,8 @@ within a moment, and may crash or hang without harm, as the runtime does on some
 Usage: tflm_worker.py FOLDER, with these files in it:
     model.tflite: the file; baseline.tflite: optionally another one to time against it.
     inputs.npz: "arr_0", "arr_1", ...: the inputs in the file's order and data types.
-    seconds.json: how long to run samples, and how long to time.
+    settings.json: how long to run samples and how long to time, in seconds, and how
+    many bytes outside of the arena decoded weights of the model may take.
 It writes outputs.npz ("arr_0", "arr_1", ...) and result.json there. Errors and the
 runtime's own words go to standard error, and the exit code is 1.
 """
@@ -28,15 +29,17 @@ _ALIGNMENT = 16
 
 def main(folder: Path) -> None:
     """Runs the model on the inputs, measures its arena and times it."""
-    seconds = json.loads((folder / "seconds.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text())
+    alternate = settings["alternate_bytes"]
     model = (folder / "model.tflite").read_bytes()
     with np.load(folder / "inputs.npz") as stored:
         inputs = [stored[f"arr_{index}"] for index in range(len(stored.files))]
     # Twenty times the file's size holds the activations of any model that would fit a
     # microcontroller; the runtime's own default of ten is short for tiny files.
-    interpreter = _load(model, max(20 * len(model), 4 << 20))
+    roomy = max(20 * len(model), 4 << 20)
+    interpreter = _load(model, roomy, alternate)
     outputs: list[list[np.ndarray]] = []
-    end = time.perf_counter() + seconds["run"]
+    end = time.perf_counter() + settings["run"]
     for row in zip(*inputs, strict=True):
         outputs.append(_run(interpreter, row))
         if time.perf_counter() > end:
@@ -45,18 +48,22 @@ def main(folder: Path) -> None:
     np.savez(folder / "outputs.npz", *columns)
     arena = _printed_arena(interpreter)
     first = next(zip(*inputs, strict=True))
-    result = {"arena": arena, "arena_needed": _smallest(model, first, arena["total"])}
+    needed = _smallest(model, first, arena["total"], alternate)
+    result = {"arena": arena, "arena_needed": needed}
     baseline = folder / "baseline.tflite"
     if baseline.exists():
-        other = _load(baseline.read_bytes(), max(20 * len(model), 4 << 20))
-        result["times"] = _time([other, interpreter], first, seconds["time"])
+        content = baseline.read_bytes()
+        other = _load(content, max(20 * len(content), roomy), 0)
+        result["times"] = _time([other, interpreter], first, settings["time"])
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _load(model: bytes, arena: int) -> Any:
+def _load(model: bytes, arena: int, alternate: int) -> Any:
     from tflite_micro.python.tflite_micro import runtime
 
-    return runtime.Interpreter.from_bytes(model, arena_size=arena)
+    return runtime.Interpreter.from_bytes(
+        model, arena_size=arena, alt_decompression_memory_size=alternate
+    )
 
 
 def _run(interpreter: Any, row: tuple[np.ndarray, ...]) -> list[np.ndarray]:
@@ -88,7 +95,9 @@ def _printed_arena(interpreter: Any) -> dict[str, int]:
     return {part: int(size) for part, size in found}
 
 
-def _smallest(model: bytes, row: tuple[np.ndarray, ...], total: int) -> int:
+def _smallest(
+    model: bytes, row: tuple[np.ndarray, ...], total: int, alternate: int
+) -> int:
     """Returns the smallest arena that works, a multiple of 16 bytes.
 
     Planning needs a little memory on top of what stays in use. Sizes below `total`
@@ -102,7 +111,7 @@ def _smallest(model: bytes, row: tuple[np.ndarray, ...], total: int) -> int:
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             try:
-                _run(_load(model, size), row)
+                _run(_load(model, size, alternate), row)
             except RuntimeError:
                 os._exit(1)
             os._exit(0)

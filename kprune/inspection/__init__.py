@@ -293,10 +293,11 @@ def _layer_macs(layer: keras.layers.Layer) -> tuple[int, int] | None:
 def _inspect_tflite(path: Path) -> Inspection:
     from kprune.export import tflite
     from kprune.export.cost import count_macs, nonzeros
+    from kprune.export.decoding import decoded
 
     data = path.read_bytes()
     try:
-        file = tflite.parse(data)
+        file = decoded(tflite.parse(data))
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
     depthwise = {
@@ -321,7 +322,7 @@ def _inspect_tflite(path: Path) -> Inspection:
             pattern = patterns.describe(zeros)
         weights.append(
             WeightView(
-                tensor.name,
+                tensor.name or f"tensor {tensor.index}",
                 tensor.shape,
                 tensor.type.lower(),
                 tensor.size - kept,

@@ -1,6 +1,8 @@
+import functools
 import gzip
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 import kprune
-from kprune.export import export, tflite
+from kprune.export import export, flash, tflite
 from kprune.export import litert as litert_module
+from kprune.export.encoding import encode as encode_weights
 
 L = keras.layers
 MICRO = "microcontroller"
@@ -386,3 +389,106 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     assert [t.values.tobytes() for t in tflite.parse(first).weights()] == [
         t.values.tobytes() for t in tflite.parse(second).weights()
     ]
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """A network of 10,000 weights, 0.9 of them zero, with encoded weights."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        L.Input((8, 8, 1)),
+        L.Conv2D(16, 3),
+        L.Flatten(),
+        L.Dense(16, name="wide"),
+    ]
+    model = nets.zeroed(keras.Sequential([*layers, L.Dense(3)]), 0.9)
+    folder = tmp_path_factory.mktemp("encoded")
+    export_to = functools.partial(
+        export, model, target=MICRO, representative_data=nets.images()
+    )
+    plain = export_to(folder / "plain.tflite", benchmark=False, c_source=False)
+    return plain, export_to(folder / "net.tflite", encode=True)
+
+
+def test_encoded_weights_save_flash_and_cost_what_is_said(encoded):
+    plain, report = encoded
+    size = Path(report.path).stat().st_size
+    found = report.encoding
+    assert report.size.raw == size < 0.5 * plain.size.raw
+    assert found.plain_size == plain.size
+    assert found.plain_arena == plain.arena
+    assert found.samples == 24
+    assert report.arena.bytes > found.arena_elsewhere.bytes
+    assert {w.name.split("/")[-1] for w in found.weights} == {"kernel"}
+    assert [w.method for w in found.weights].count("pruning") >= 1
+    assert all(w.bytes <= w.raw_bytes for w in found.weights)
+    assert report.operators["CUSTOM:TFLM_DECODE"] >= 1
+    # What is counted in the file is counted before its weights were encoded.
+    assert (report.weights, report.macs) == (plain.weights, plain.macs)
+    assert [t.baseline for t in report.latency] == ["the same file, not encoded"] * 2
+
+
+def test_encoding_is_told_and_offered(encoded):
+    plain, report = encoded
+    text = str(report)
+    assert "outputs are those of the file before, bit for bit, on 24 inputs" in text
+    assert "wide/kernel" in text and "decoding elsewhere" in text
+    assert any("AddDecode()" in note for note in report.notes)
+    header = Path(report.files[2]).read_text()
+    assert f"NET_DECODING_BYTES {report.encoding.other_bytes}" in header
+    assert json.loads(report.to_json())["encoding"]["samples"] == 24
+    (offer,) = (note for note in plain.notes if note.startswith("encode=True would"))
+    saved = int(re.search(r"about ([\d,]+) bytes", offer)[1].replace(",", ""))
+    assert saved == pytest.approx(plain.size.raw - report.size.raw, rel=0.15)
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    def wrong(data):
+        damaged = bytearray(encode_weights(data))
+        place = damaged.rindex(b"\x02\x01\x00\x00\x01")  # Of a header.
+        damaged[place + 16 : place + 20] = bytes(4)
+        return bytes(damaged)
+
+    monkeypatch.setattr(flash, "encode", wrong)
+    model = keras.Sequential([L.Input((8, 8, 1)), L.Flatten(), L.Dense(40)])
+    with pytest.raises(ValueError, match="computes something else with encoded"):
+        export(
+            nets.zeroed(model, 0.8),
+            tmp_path / "m.tflite",
+            MICRO,
+            representative_data=nets.images(),
+            benchmark=False,
+            encode=True,
+        )
+    assert files(tmp_path) == []
+
+
+def test_weights_that_would_not_get_smaller_stay_and_that_is_said(tmp_path):
+    model = keras.Sequential([L.Input((8, 8, 1)), L.Flatten(), L.Dense(40)])
+    report = export(
+        model,
+        tmp_path / "m.tflite",
+        MICRO,
+        representative_data=nets.images(),
+        benchmark=False,
+        encode=True,
+    )
+    assert report.encoding is None
+    assert "CUSTOM:TFLM_DECODE" not in report.operators
+    assert any(note.startswith("No weight was encoded") for note in report.notes)
+
+
+def test_only_microcontrollers_decode_weights(tmp_path):
+    with pytest.raises(ValueError, match="LiteRT refuses files with encoded weights"):
+        export(nets.cnn(), tmp_path / "m.tflite", encode=True)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("slim", [None, True, False])
+def test_names_of_tensors_are_left_out_where_wanted(tmp_path, slim):
+    for target, default in ((MICRO, True), ("android", False)):
+        path = tmp_path / f"{target}.tflite"
+        export(nets.cnn(), path, target, "none", benchmark=False, slim=slim)
+        (graph,) = tflite.parse(path.read_bytes()).subgraphs
+        named = any(tensor.name for tensor in graph.tensors)
+        assert named == (not (default if slim is None else slim))
