@@ -26,6 +26,7 @@ PACKAGES = (
     "tensorflow",
     "tensorflow-model-optimization",
     "ai-edge-litert",
+    "tflite-micro",
     "numpy",
 )
 

@@ -255,6 +255,26 @@ def channels() -> str:
     return table(head, rows, document)
 
 
+def encoded() -> str:
+    """Returns the README's table: what encoded weights take of flash."""
+    document = load("flash")
+    if document is None:
+        return NOT_RUN
+    rows = [
+        [
+            f"{name} of each kernel zero",
+            f"{result['bytes']['slimmed']:,}",
+            f"{result['bytes']['encoded']:,}",
+            f"{result['ratio']:.2f}",
+            f"{result['arena']['slimmed']:,} to {result['arena']['encoded']:,}",
+            f"{result['time']['arena']['ratio']:.2f}",
+        ]
+        for name, result in document["results"].items()
+    ]
+    head = ["int8, TFLM", "bytes", "encoded", "ratio", "arena bytes", "time"]
+    return table(head, rows, document)
+
+
 def structured_gains() -> str:
     """Returns per network and runtime the dense, pruned and narrow files."""
     document = load("structured_gains")
@@ -288,6 +308,45 @@ def structured_gains() -> str:
     return table(head, rows, document)
 
 
+def flash() -> str:
+    """Returns what encoded weights take of flash, arena and time."""
+    document = load("flash")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        size, arena, time = result["bytes"], result["arena"], result["time"]
+        weights = result["weights"]
+        target = f", {goal(result)}" if "target" in result else ""
+        rows.append(
+            [
+                f"{name} zeros",
+                f"{size['converter']:,}",
+                f"{size['slimmed']:,}",
+                f"{size['encoded']:,}",
+                f"{result['ratio']:.2f}{target}",
+                f"{weights['encoded']:,} ({weights['entropy']:,})",
+                f"{arena['slimmed']:,} to {arena['encoded']:,}",
+                f"{arena['elsewhere']:,} and {arena['other_memory']:,}",
+                f"{time['arena']['ratio']:.2f}",
+                f"{result['same_on_inputs']:,}",
+            ]
+        )
+    head = [
+        "int8 network",
+        "bytes, as converted",
+        "slimmed",
+        "encoded",
+        "encoded / slimmed",
+        "encoded weights (entropy)",
+        "arena bytes",
+        "arena and other memory",
+        "time, encoded / slimmed",
+        "same bits on inputs",
+    ]
+    return table(head, rows, document)
+
+
 def shrink_time() -> str:
     """Returns seconds and copies of the weights per network."""
     document = load("shrink_time")
@@ -314,12 +373,17 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "accuracy": accuracy,
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
+        "flash": flash,
         "shrink_time": shrink_time,
         "training_step": training_step,
         "mask_update": mask_update,
         "import_time": import_time,
     },
-    HERE.parent / "README.md": {"overview": overview, "channels": channels},
+    HERE.parent / "README.md": {
+        "overview": overview,
+        "channels": channels,
+        "encoded": encoded,
+    },
 }
 
 

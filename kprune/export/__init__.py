@@ -139,7 +139,7 @@ def export(
     data = convert(interface, computing, quantization, samples, chosen.integer_io)
     if micro:
         check_operators(data, chosen)
-    if micro if slim is None else slim:
+    if chosen.slim if slim is None else slim:
         data = slimmed(data)
     session = Session(data, interface)
     names = interface.output_names
@@ -462,8 +462,9 @@ def _encoding_notes(
         ]
     if encode:
         return [
-            "No weight was encoded: none would become smaller. Pruning pays from "
-            "about 0.2 of zeros, look-up tables from 128 or fewer values."
+            "No weight was encoded: none would become smaller by more than the some "
+            "hundred bytes that decoding it takes in the file. More zeros help, and so "
+            "do fewer different values."
         ]
     less = gain(plain)
     if less < _WORTH * len(plain):

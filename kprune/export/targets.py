@@ -50,6 +50,8 @@ class Target:
         refused: Quantisations that the runtime cannot run, each with the reason.
         integer_io: Whether "int8" and "int16x8" files take and return integers
             (int8, int16); otherwise their inputs and outputs stay float32.
+        slim: Whether files leave out what no runtime reads, unless the user says: each
+            byte is flash.
         operators: Names of the operators that the runtime has a kernel for; `None`
             where the runtime is the converter's own and has all that it emits.
         operators_source: Where `operators` is from.
@@ -64,6 +66,7 @@ class Target:
     default_quantization: str
     refused: Mapping[str, str]
     integer_io: bool
+    slim: bool
     operators: frozenset[str] | None
     operators_source: str
     channel_multiple: int
@@ -104,6 +107,7 @@ TARGETS: Mapping[str, Target] = {
         default_quantization="dynamic",
         refused={},
         integer_io=False,
+        slim=False,
         operators=None,
         operators_source="https://ai.google.dev/edge/litert/models/ops_compatibility",
         # XNNPACK's int8 kernels compute 8 or 16 output channels at a time.
@@ -132,6 +136,7 @@ TARGETS: Mapping[str, Target] = {
             ),
         },
         integer_io=True,
+        slim=True,
         operators=_TFLM_OPERATORS,
         operators_source=(
             "https://github.com/tensorflow/tflite-micro/blob/main/"

@@ -20,6 +20,7 @@ from kprune.export.latency import summarise
 from kprune.export.litert import Session, times
 from kprune.export.precision import in_float32
 from kprune.export.samples import Samples, collect, random_samples
+from kprune.export.slim import slim
 from kprune.export.targets import Target
 from kprune.export.tflm import check_installed, check_operators, run
 from kprune.report import Latency
@@ -150,6 +151,8 @@ class Files:
         integers = self.device.integer_io
         content = convert(interface, model, "int8", self.samples, integers)
         check_operators(content, self.device)
+        if self.device.slim:
+            content = slim(content)
         return File(content, interface, self.samples)
 
 

@@ -42,6 +42,7 @@ def test_the_file_of_the_model_as_it_is_is_exported_once(monkeypatch):
     made = []
     monkeypatch.setattr(costs, "convert", lambda *rest: made.append(1) or b"bytes")
     monkeypatch.setattr(costs, "check_operators", lambda *rest: None)
+    monkeypatch.setattr(costs, "slim", lambda content: content)
     cost = costs.of(Budget(flash_bytes=0.5), coupling, {}, None)
     assert cost.before == cost.after(coupling.nothing()) == 5
     assert len(made) == 1

@@ -1,0 +1,108 @@
+"""What encoded weights save in a microcontroller's flash, and cost in arena and time.
+
+    python -m benchmarks.flash --out benchmarks/results/flash.json
+
+Int8 files of networks with random weights, the smallest of each kernel set to zero:
+as TensorFlow's converter writes them, slimmed, and encoded by
+`kprune.export(..., encode=True)`, which runs both in TensorFlow Lite Micro and compares
+their outputs bit for bit on up to 1,000 inputs. Times are CPU time with the runtime's
+reference kernels, ratios taken within rounds in which the files take turns. About three
+minutes on one core.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import kprune  # noqa: E402
+from benchmarks import protocol  # noqa: E402
+from benchmarks.structured_gains import NETWORKS  # noqa: E402
+
+SPARSITIES = (0.5, 0.8, 0.9)
+# The most that the encoded file may take of the slimmed one with dense weights.
+AT_MOST = {("resnet8", 0.8): 0.48, ("resnet8", 0.9): 0.40}
+SAMPLES = 1000
+
+
+def zeroed(model: keras.Model, sparsity: float) -> keras.Model:
+    """Sets that share of each kernel to zero, the smallest elements."""
+    for variable in model.weights:
+        if len(variable.shape) > 1:
+            value = variable.numpy()
+            order = np.argsort(np.abs(value), axis=None)
+            value.reshape(-1)[order[: round(sparsity * value.size)]] = 0
+            variable.assign(value)
+    return model
+
+
+def measure(network: str, sparsity: float, samples: int) -> dict[str, Any]:
+    """Exports one network with and without what is measured."""
+    keras.utils.set_random_seed(0)
+    model = zeroed(NETWORKS[network](lambda width: width), sparsity)
+    shape = (samples, *model.input_shape[1:])
+    inputs = np.random.default_rng(0).normal(size=shape).astype("float32")
+    settings: dict[str, Any] = {
+        "target": "microcontroller",
+        "representative_data": inputs,
+        "num_samples": samples,
+        "c_source": False,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        as_written = kprune.export(
+            model, path, slim=False, **{**settings, "num_samples": 8}, benchmark=False
+        )
+        report = kprune.export(model, path, encode=True, **settings)
+    found = report.encoding
+    if found is None:
+        raise RuntimeError(f"{network} at {sparsity}: nothing was encoded.")
+    inside, elsewhere = report.latency
+    share = report.size.raw / found.plain_size.raw
+    result = {
+        "ratio": round(share, 4),
+        "quartiles": [round(share, 4)] * 2,
+        "bytes": {
+            "converter": as_written.size.raw,
+            "slimmed": found.plain_size.raw,
+            "encoded": report.size.raw,
+            "slimmed, gzip": found.plain_size.gzip,
+        },
+        "weights": {
+            "raw": sum(weight.raw_bytes for weight in found.weights),
+            "encoded": sum(weight.bytes for weight in found.weights),
+            "entropy": sum(weight.entropy_bytes for weight in found.weights),
+        },
+        "arena": {
+            "slimmed": found.plain_arena.bytes,
+            "encoded": report.arena.bytes if report.arena else None,
+            "elsewhere": found.arena_elsewhere.bytes,
+            "other_memory": found.other_bytes,
+        },
+        "time": {
+            name: {"ratio": round(1 / item.ratio, 4), "rounds": item.rounds}
+            for name, item in (("arena", inside), ("elsewhere", elsewhere))
+        },
+        "same_on_inputs": found.samples,
+    }
+    most = AT_MOST.get((network, sparsity))
+    return result if most is None else protocol.judged(result, at_most=most)
+
+
+def main() -> None:
+    args = protocol.options(__doc__)
+    samples = 20 if args.quick else SAMPLES
+    results = {}
+    for network in NETWORKS:
+        for sparsity in SPARSITIES:
+            results[f"{network}, {sparsity}"] = measure(network, sparsity, samples)
+    protocol.finish("flash", results, args)
+
+
+if __name__ == "__main__":
+    main()
