@@ -141,8 +141,9 @@ def export(
     target: Annotated[
         str,
         typer.Option(
-            help="[bold]android[/bold] (LiteRT) or [bold]microcontroller[/bold] "
-            "(TensorFlow Lite Micro; C source beside the file)."
+            help="[bold]android[/bold] (LiteRT), [bold]microcontroller[/bold] "
+            "(TensorFlow Lite Micro; C source beside the file) or an NPU such as "
+            "[bold]ethos-u55-128[/bold] (compiled with Vela, too)."
         ),
     ] = "android",
     quantization: Annotated[

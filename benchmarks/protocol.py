@@ -27,6 +27,7 @@ PACKAGES = (
     "tensorflow-model-optimization",
     "ai-edge-litert",
     "tflite-micro",
+    "ethos-u-vela",
     "numpy",
 )
 

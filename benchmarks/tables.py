@@ -347,6 +347,37 @@ def flash() -> str:
     return table(head, rows, document)
 
 
+def npu() -> str:
+    """Returns what Vela estimates per NPU and file."""
+    document = load("npu")
+    if document is None:
+        return NOT_RUN
+    rows, dense = [], {}
+    for name, facts in document["results"].items():
+        target, kind = name.split(", ")
+        if kind == "dense":
+            dense = facts
+
+        def part(key: str, facts: Any = facts, dense: Any = dense) -> str:
+            return f"{facts[key]:,} ({facts[key] / dense[key]:.2f})"
+
+        verdict = ""
+        if "target" in facts:
+            verdict = f"{facts['of'].replace('_', ' ')} {goal(facts)}"
+        keys = ("cycles", "macs", "file_bytes", "traffic_bytes", "sram_bytes")
+        rows.append([f"{target}, {kind}", *map(part, keys), verdict])
+    head = [
+        "resnet8, int8",
+        "cycles (of dense)",
+        "MACs",
+        "bytes, compiled",
+        "bytes over buses",
+        "bytes of SRAM",
+        "target",
+    ]
+    return table(head, rows, document)
+
+
 def shrink_time() -> str:
     """Returns seconds and copies of the weights per network."""
     document = load("shrink_time")
@@ -374,6 +405,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
         "flash": flash,
+        "npu": npu,
         "shrink_time": shrink_time,
         "training_step": training_step,
         "mask_update": mask_update,

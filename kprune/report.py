@@ -313,6 +313,54 @@ class Encoding:
 
 
 @dataclasses.dataclass(frozen=True)
+class NpuEstimate:
+    """What a compiler for an NPU estimates of one inference.
+
+    Args:
+        cycles: Cycles of the whole.
+        npu_cycles: Those in which the NPU computes; the others wait for memory.
+        milliseconds: The time, at the clock of the system that was assumed.
+        file_bytes: Bytes of the compiled file, which is what the device stores.
+        memory_bytes: Bytes used of each memory that is, by its name.
+        traffic_bytes: Bytes that go over all memories' buses.
+        macs: Multiply-accumulates that are computed.
+        weight_bytes: Bytes of the weights before the compiler encodes them.
+        encoded_weight_bytes: Bytes after.
+        on_cpu: Operators that the NPU does not run, with how often they occur.
+    """
+
+    cycles: int
+    npu_cycles: int
+    milliseconds: float
+    file_bytes: int
+    memory_bytes: dict[str, int]
+    traffic_bytes: int
+    macs: int
+    weight_bytes: int
+    encoded_weight_bytes: int
+    on_cpu: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Npu:
+    """A file on an NPU, by its compiler's estimate, beside the same file without zeros.
+
+    Args:
+        accelerator: The NPU.
+        system: The system and the use of its memories that the compiler assumed.
+        compiled: The compiled file's path.
+        file: The estimate.
+        filled: That of the same file with random values in place of its zeros.
+    """
+
+    accelerator: str
+    system: str
+    compiled: str
+    file: NpuEstimate
+    filled: NpuEstimate
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What an exported file is, measured on the file itself.
 
@@ -339,6 +387,7 @@ class Report:
         latency: Times beside the dense files'.
         arena: Memory in TensorFlow Lite Micro; `None` for other targets.
         encoding: What encoded weights bring; `None` if none are.
+        npu: What an NPU's compiler estimates; `None` for other targets.
         notes: What else is to be known, in sentences.
     """
 
@@ -364,6 +413,7 @@ class Report:
     latency: tuple[Latency, ...] = ()
     arena: Arena | None = None
     encoding: Encoding | None = None
+    npu: Npu | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -400,6 +450,7 @@ class Report:
             self._summary(),
             self._size_lines(),
             self._encoding_lines(),
+            self._npu_lines(),
             self._weight_lines(),
             self._difference_lines(),
             self._latency_lines(),
@@ -472,6 +523,36 @@ class Report:
                 ("weight", "stored by", "bytes before", "bytes", "entropy, bytes"),
                 weights,
             ),
+        ]
+
+    def _npu_lines(self) -> list[str]:
+        if self.npu is None:
+            return []
+        before, after = self.npu.filled, self.npu.file
+        numbers = [
+            ("cycles", before.cycles, after.cycles),
+            ("cycles that compute", before.npu_cycles, after.npu_cycles),
+            ("microseconds", 1e3 * before.milliseconds, 1e3 * after.milliseconds),
+            ("MACs", before.macs, after.macs),
+            ("bytes of the compiled file", before.file_bytes, after.file_bytes),
+            (
+                "bytes of encoded weights",
+                before.encoded_weight_bytes,
+                after.encoded_weight_bytes,
+            ),
+            ("bytes over the buses", before.traffic_bytes, after.traffic_bytes),
+        ]
+        for name in sorted({*before.memory_bytes, *after.memory_bytes}):
+            pair = (before.memory_bytes.get(name, 0), after.memory_bytes.get(name, 0))
+            numbers.append((f"bytes of {name.replace('_', ' ')}", *pair))
+        rows = [
+            (name, f"{a:,.0f}", f"{b:,.0f}", f"{b / a:.3f}" if a else "-")
+            for name, a, b in numbers
+        ]
+        return [
+            f"estimated by Vela for {self.npu.accelerator} in {self.npu.system}; "
+            f"compiled: {self.npu.compiled}",
+            *table(("", "zeros filled", "this file", "ratio"), rows),
         ]
 
     def _weight_lines(self) -> list[str]:

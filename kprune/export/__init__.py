@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export import tflite
+from kprune.export import tflite, vela
 from kprune.export.baseline import without_zeros
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
@@ -35,7 +35,14 @@ from kprune.export.slim import slim as slimmed
 from kprune.export.targets import NEEDS_DATA, Target, choose
 from kprune.export.tflm import MicroRun, check_installed, check_operators
 from kprune.export.tflm import run as run_in_tflm
-from kprune.report import FileSize, Latency, OutputDifference, Report
+from kprune.report import (
+    FileSize,
+    Latency,
+    Npu,
+    NpuEstimate,
+    OutputDifference,
+    Report,
+)
 
 _BATCH = 32
 
@@ -72,10 +79,12 @@ def export(
     Args:
         model: A built Keras model.
         path: The `.tflite` file to write. Its folder must exist.
-        target: `"android"` (LiteRT; float32 inputs and outputs) or
+        target: `"android"` (LiteRT; float32 inputs and outputs);
             `"microcontroller"` (TensorFlow Lite Micro; int8 or int16 inputs and
             outputs for `"int8"` and `"int16x8"`, and a C source and header beside the
-            file).
+            file); or `"ethos-u55-128"`, `"ethos-u55-256"`, `"ethos-u65-256"`,
+            `"ethos-u85-256"` (the same for an Arm NPU: the file is compiled with Vela,
+            as `<stem>_vela.tflite` beside it, of which the C source is).
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
             default `"dynamic"` for android, which needs no data, and `"int8"` for
             microcontrollers, which have no other small form.
@@ -115,14 +124,21 @@ def export(
     file = check_path(path)
     chosen, quantization = choose(target, quantization)
     _check_options(quantization, representative_data, num_samples, tolerance)
-    micro = chosen.name == "microcontroller"
+    micro, npu = chosen.micro, chosen.npu
     if encode and not micro:
         raise ValueError(
             f"encode=True is for target='microcontroller'. {chosen.runtime} refuses "
             "files with encoded weights."
         )
+    if encode and npu is not None:
+        raise ValueError(
+            f"encode=True is for target='microcontroller'. For {npu.accelerator}, Vela "
+            "encodes the weights, in another form: leave it out."
+        )
+    if npu is not None:
+        vela.check_installed(chosen)
     if micro:
-        check_installed()
+        check_installed(chosen.name)
         if c_source:
             check_free(file)
     check_convertible(model, quantization, chosen.name)
@@ -168,11 +184,19 @@ def export(
     )
     content = data if encoded is None else encoded.content
     contents = {file: content}
+    estimates = None
+    if npu is not None:
+        content, estimate = vela.compile_file(data, npu)
+        estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
+        contents[_compiled_path(file)] = content
     if run is not None and c_source:
         note = f"{file.name} as C, the Keras model {model.name} in {quantization}."
         arena = run.arena_bytes if encoded is None else encoded.run.arena_bytes
         decoding = None if encoded is None else encoded.facts.other_bytes
-        contents |= render(content, file, arena, note, decoding)
+        if estimates is not None:
+            note = f"{file.name} compiled for {chosen.name}, as C."
+            arena = estimates[0].memory_bytes.get("sram", 0)
+        contents |= render(content, file, arena, note, decoding, npu is not None)
     report = _report(
         model=model,
         target=chosen,
@@ -189,6 +213,7 @@ def export(
         run=run,
         encoded=encoded,
         encode=encode,
+        estimates=estimates,
     )
     write_together(contents)
     return report
@@ -367,6 +392,7 @@ def _report(
     run: MicroRun | None,
     encoded: Encoded | None,
     encode: bool,
+    estimates: tuple[NpuEstimate, NpuEstimate] | None,
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -402,9 +428,13 @@ def _report(
         latency=latency,
         arena=None if run is None else arena_of(encoded.run if encoded else run),
         encoding=None if encoded is None else encoded.facts,
+        npu=_npu(target, files[0], estimates),
         notes=(
             *notes,
-            *_encoding_notes(plain, run, encoded, encode),
+            *_npu_notes(parsed, target, estimates),
+            *_encoding_notes(
+                plain, run if target.npu is None else None, encoded, encode
+            ),
             *_unmeasured_notes(latency, dense_from),
             *_quantization_notes(parsed, quantization),
             *_difference_notes(differences),
@@ -445,6 +475,54 @@ def _quantization_notes(parsed: tflite.TFLiteFile, quantization: str) -> list[st
         f"These operators stayed in float32, having no {quantization} form: "
         f"{', '.join(floating)}."
     ]
+
+
+def _compiled_path(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_vela{file.suffix}")
+
+
+def _npu(
+    target: Target, file: Path, estimates: tuple[NpuEstimate, NpuEstimate] | None
+) -> Npu | None:
+    if target.npu is None or estimates is None:
+        return None
+    system = f"{target.npu.system}, {target.npu.memory}"
+    compiled = str(_compiled_path(file))
+    return Npu(target.npu.accelerator, system, compiled, *estimates)
+
+
+def _npu_notes(
+    parsed: tflite.TFLiteFile,
+    target: Target,
+    estimates: tuple[NpuEstimate, NpuEstimate] | None,
+) -> list[str]:
+    """Returns sentences on what an NPU leaves to the CPU, and on widths it wastes."""
+    if estimates is None:
+        return []
+    notes = []
+    if on_cpu := estimates[0].on_cpu:
+        named = ", ".join(f"{name} {count}" for name, count in on_cpu.items())
+        notes.append(
+            f"The NPU does not run these operators, which take their time on the CPU: "
+            f"{named}."
+        )
+    multiple = target.channel_multiple
+    widths = [
+        graph.tensors[operator.outputs[0]].shape[-1]
+        for graph in parsed.subgraphs
+        for operator in graph.operators
+        if operator.name == "CONV_2D"
+    ]
+    odd = [width for width in widths if width % multiple]
+    if odd:
+        notes.append(
+            f"{len(odd)} of {len(widths)} convolutions have numbers of channels that "
+            f"are no multiples of {multiple}, which the NPU computes in blocks: "
+            f"{', '.join(map(str, dict.fromkeys(odd)))}. To remove channels down to "
+            f"multiples: kprune.shrink(..., granularity=kprune.Channel(multiple="
+            f"{multiple}))."
+        )
+    return notes
 
 
 def _encoding_notes(

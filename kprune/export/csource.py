@@ -23,6 +23,13 @@ _RESERVED = frozenset(
 
 _MARK = "Written by kprune"
 
+_TRIED = """\
+Bytes of tensor arena that worked on a 64-bit host with the reference kernels.
+   Optimised kernels may need more: check AllocateTensors on the device."""
+_PLANNED = """\
+Bytes of SRAM that Vela plans for activations. TensorFlow Lite Micro's own
+   structures come on top, some thousand bytes: check AllocateTensors on the device."""
+
 
 def identifier(stem: str) -> str:
     """Returns a C and C++ identifier for a file's stem.
@@ -68,6 +75,7 @@ def render(
     arena_bytes: int,
     note: str,
     decoding_bytes: int | None = None,
+    compiled: bool = False,
 ) -> dict[Path, bytes]:
     """Returns the source and header of a model, as content by path.
 
@@ -82,6 +90,8 @@ def render(
         note: One line on where the model comes from.
         decoding_bytes: Memory that holds what is decoded of weights, in bytes, if any
             are encoded.
+        compiled: Whether the file was compiled for an NPU, and the arena is what its
+            compiler plans.
     """
     name = identifier(path.stem)
     upper = name.upper()
@@ -101,8 +111,7 @@ def render(
 #ifndef KPRUNE_{upper}_H_
 #define KPRUNE_{upper}_H_
 
-/* Bytes of tensor arena that worked on a 64-bit host with the reference kernels.
-   Optimised kernels may need more: check AllocateTensors on the device. */
+/* {_PLANNED if compiled else _TRIED} */
 #define {upper}_ARENA_BYTES {arena_bytes}
 {decoding}
 #ifdef __cplusplus

@@ -51,7 +51,8 @@ class Budget(Config):
         latency_ratio: How many times as fast the int8 file must be as that of the model
             as it is, on this machine, above 1: 2.0 is half the time.
         target: `"android"` or `"microcontroller"`: what files are exported for and run
-            on, and which multiple channel counts are rounded to (8 and 4), unless
+            on, and which multiple channel counts are rounded to (8 and 4), or for
+            `params` and `macs` also an Ethos-U (16); unless
             `granularity=kprune.Channel(multiple=...)` says. By default
             `"microcontroller"` for `flash_bytes` and `arena_bytes`, `"android"` for
             `latency_ratio`, and for `params` and `macs` none, and any count.
@@ -97,6 +98,13 @@ class Budget(Config):
                 f"{self.limit!r}.{near}"
             )
         device = self.device
+        if device and device.npu is not None and _LIMITS[self.name] is not None:
+            raise ValueError(
+                f"Budget: `{self.name}` is measured on a runtime, and an "
+                f"{device.name} is not here to be measured. Give macs=... or "
+                f"params=... with target={device.name!r}, which rounds channels to "
+                f"multiples of {device.channel_multiple}."
+            )
         if self.name == "arena_bytes" and device and device.name != "microcontroller":
             raise ValueError(
                 f"Budget: {device.runtime} has no arena; `arena_bytes` is for "
