@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export import tflite, vela
+from kprune.export import notes, tflite, vela
 from kprune.export.baseline import without_zeros
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
@@ -23,9 +23,9 @@ from kprune.export.convert import convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
 from kprune.export.files import check_path, write_together
-from kprune.export.flash import PLAIN, Encoded, arena_of, encode_and_prove, gain
+from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
-from kprune.export.latency import summarise
+from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
 from kprune.export.litert import Session, times
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
@@ -46,12 +46,7 @@ from kprune.report import (
 
 _BATCH = 32
 
-# What files are timed against.
-_FILLED = "this file with its zeros filled"
-_DENSE = "dense float32"
 _MICRO = "TensorFlow Lite Micro, reference kernels"
-# An offer to encode weights is made above this share of a file's bytes.
-_WORTH = 0.1
 
 
 def export(
@@ -341,16 +336,16 @@ def _latency(
         )
     interface = session.interface
     row = next(samples.rows())
-    baselines = {_FILLED: Session(without_zeros(data), interface)}
+    baselines = {FILLED: Session(without_zeros(data), interface)}
     if _same_interface(dense_data, data):
-        baselines[_DENSE] = Session(dense_data, interface)
+        baselines[DENSE] = Session(dense_data, interface)
     found = times([*baselines.values(), session], row)
     result = [
         summarise("LiteRT, 1 thread", name, before, found[-1])
         for name, before in zip(baselines, found, strict=False)
     ]
     if run is not None and run.times:
-        result.append(summarise(_MICRO, _FILLED, *run.times))
+        result.append(summarise(_MICRO, FILLED, *run.times))
     return tuple(result)
 
 
@@ -398,7 +393,7 @@ def _report(
     data = contents[files[0]]
     parsed = tflite.parse(plain)
     macs = count_macs(parsed)
-    weights, notes = records(weights_of(model), parsed)
+    weights, lost = records(weights_of(model), parsed)
     total, nonzero = parameters(model)
     compared_on = (
         f"{samples.count} random inputs (no representative_data was given)"
@@ -430,15 +425,15 @@ def _report(
         encoding=None if encoded is None else encoded.facts,
         npu=_npu(target, files[0], estimates),
         notes=(
-            *notes,
-            *_npu_notes(parsed, target, estimates),
-            *_encoding_notes(
+            *lost,
+            *notes.of_npu(parsed, target, estimates),
+            *notes.of_encoding(
                 plain, run if target.npu is None else None, encoded, encode
             ),
-            *_unmeasured_notes(latency, dense_from),
-            *_quantization_notes(parsed, quantization),
-            *_difference_notes(differences),
-            *_latency_notes(latency),
+            *notes.of_unmeasured(latency, dense_from),
+            *notes.of_quantization(parsed, quantization),
+            *notes.of_difference(differences),
+            *notes.of_latency(latency),
             *(fact.text for fact in target.facts),
         ),
     )
@@ -453,30 +448,6 @@ def _described(
     )
 
 
-def _quantization_notes(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
-    """Returns sentences on operators that stayed in floating point."""
-    if quantization not in NEEDS_DATA:
-        return []
-    floating = sorted(
-        {
-            operator.name
-            for graph in parsed.subgraphs
-            for operator in graph.operators
-            if operator.name not in ("QUANTIZE", "DEQUANTIZE")
-            and any(
-                index >= 0 and graph.tensors[index].type == "FLOAT32"
-                for index in operator.outputs
-            )
-        }
-    )
-    if not floating:
-        return []
-    return [
-        f"These operators stayed in float32, having no {quantization} form: "
-        f"{', '.join(floating)}."
-    ]
-
-
 def _compiled_path(file: Path) -> Path:
     return file.with_name(f"{file.stem}_vela{file.suffix}")
 
@@ -489,98 +460,3 @@ def _npu(
     system = f"{target.npu.system}, {target.npu.memory}"
     compiled = str(_compiled_path(file))
     return Npu(target.npu.accelerator, system, compiled, *estimates)
-
-
-def _npu_notes(
-    parsed: tflite.TFLiteFile,
-    target: Target,
-    estimates: tuple[NpuEstimate, NpuEstimate] | None,
-) -> list[str]:
-    """Returns sentences on what an NPU leaves to the CPU, and on widths it wastes."""
-    if estimates is None:
-        return []
-    notes = []
-    if on_cpu := estimates[0].on_cpu:
-        named = ", ".join(f"{name} {count}" for name, count in on_cpu.items())
-        notes.append(
-            f"The NPU does not run these operators, which take their time on the CPU: "
-            f"{named}."
-        )
-    multiple = target.channel_multiple
-    widths = [
-        graph.tensors[operator.outputs[0]].shape[-1]
-        for graph in parsed.subgraphs
-        for operator in graph.operators
-        if operator.name == "CONV_2D"
-    ]
-    odd = [width for width in widths if width % multiple]
-    if odd:
-        notes.append(
-            f"{len(odd)} of {len(widths)} convolutions have numbers of channels that "
-            f"are no multiples of {multiple}, which the NPU computes in blocks: "
-            f"{', '.join(map(str, dict.fromkeys(odd)))}. To remove channels down to "
-            f"multiples: kprune.shrink(..., granularity=kprune.Channel(multiple="
-            f"{multiple}))."
-        )
-    return notes
-
-
-def _encoding_notes(
-    plain: bytes, run: MicroRun | None, encoded: Encoded | None, encode: bool
-) -> list[str]:
-    """Returns sentences on what encoding weights does, or could do."""
-    if run is None:
-        return []
-    if encoded is not None:
-        return [
-            "Firmware that runs this file needs TensorFlow Lite Micro's operator "
-            "DECODE (AddDecode()). To decode outside of the arena, give it "
-            f"{encoded.facts.other_bytes:,} bytes with SetDecompressionMemory() before "
-            "AllocateTensors()."
-        ]
-    if encode:
-        return [
-            "No weight was encoded: none would become smaller by more than the some "
-            "hundred bytes that decoding it takes in the file. More zeros help, and so "
-            "do fewer different values."
-        ]
-    less = gain(plain)
-    if less < _WORTH * len(plain):
-        return []
-    return [
-        f"encode=True would store the weights in about {less:,} bytes less of flash, "
-        "the same results bit for bit, if the firmware has the operator DECODE."
-    ]
-
-
-def _unmeasured_notes(latency: Sequence[Latency], dense_from: str) -> list[str]:
-    if not latency or any(item.baseline in (_DENSE, PLAIN) for item in latency):
-        return []
-    return [
-        f"{dense_from[0].upper()}{dense_from[1:]}, was not timed: its inputs or "
-        "outputs differ in name or shape from this file's."
-    ]
-
-
-def _latency_notes(latency: Sequence[Latency]) -> list[str]:
-    """Returns sentences on files that run clearly slower than the dense float32 one."""
-    return [
-        f"In {item.runtime}, this file takes {1 / item.ratio:.2g} times as long as "
-        f"{item.baseline} on this machine: measure on the device before choosing "
-        "this quantisation."
-        for item in latency
-        if item.baseline == _DENSE and item.high < 0.9
-    ]
-
-
-def _difference_notes(differences: Sequence[OutputDifference]) -> list[str]:
-    """Returns sentences on outputs whose own step is coarser than their values."""
-    return [
-        f"Output {item.output!r} differs by {item.relative:.2g} of its size although "
-        "no value is off by more than two of its integer steps: its values are small "
-        "beside the step. Logits keep more than softmax probabilities do."
-        for item in differences
-        if item.relative > 0.25
-        and item.step is not None
-        and item.max_abs <= 2 * item.step
-    ]

@@ -14,8 +14,6 @@ from kprune.export.samples import Samples
 from kprune.export.tflm import MicroRun, run
 from kprune.report import Arena, Encoding, FileSize
 
-PLAIN = "the same file, not encoded"
-
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:

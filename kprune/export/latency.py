@@ -9,6 +9,11 @@ import numpy as np
 
 from kprune.report import Latency
 
+DENSE = "dense float32"
+FILLED = "this file with its zeros filled"
+PLAIN = "the same file, not encoded"
+"""What files are timed against."""
+
 
 def summarise(
     runtime: str, baseline: str, baseline_times: Sequence[float], times: Sequence[float]

@@ -1,0 +1,136 @@
+"""What reports say of an exported file in sentences.
+
+This module changes when users are to be told something else.
+"""
+
+from collections.abc import Sequence
+
+from kprune.export import tflite
+from kprune.export.flash import Encoded, gain
+from kprune.export.latency import DENSE, PLAIN
+from kprune.export.targets import NEEDS_DATA, Target
+from kprune.export.tflm import MicroRun
+from kprune.report import Latency, NpuEstimate, OutputDifference
+
+# An offer to encode weights is made above this share of a file's bytes.
+_WORTH = 0.1
+
+
+def of_quantization(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
+    """Returns sentences on operators that stayed in floating point."""
+    if quantization not in NEEDS_DATA:
+        return []
+    floating = sorted(
+        {
+            operator.name
+            for graph in parsed.subgraphs
+            for operator in graph.operators
+            if operator.name not in ("QUANTIZE", "DEQUANTIZE")
+            and any(
+                index >= 0 and graph.tensors[index].type == "FLOAT32"
+                for index in operator.outputs
+            )
+        }
+    )
+    if not floating:
+        return []
+    return [
+        f"These operators stayed in float32, having no {quantization} form: "
+        f"{', '.join(floating)}."
+    ]
+
+
+def of_difference(differences: Sequence[OutputDifference]) -> list[str]:
+    """Returns sentences on outputs whose own step is coarser than their values."""
+    return [
+        f"Output {item.output!r} differs by {item.relative:.2g} of its size although "
+        "no value is off by more than two of its integer steps: its values are small "
+        "beside the step. Logits keep more than softmax probabilities do."
+        for item in differences
+        if item.relative > 0.25
+        and item.step is not None
+        and item.max_abs <= 2 * item.step
+    ]
+
+
+def of_encoding(
+    plain: bytes, run: MicroRun | None, encoded: Encoded | None, encode: bool
+) -> list[str]:
+    """Returns sentences on what encoding weights does, or could do."""
+    if run is None:
+        return []
+    if encoded is not None:
+        return [
+            "Firmware that runs this file needs TensorFlow Lite Micro's operator "
+            "DECODE (AddDecode()). To decode outside of the arena, give it "
+            f"{encoded.facts.other_bytes:,} bytes with SetDecompressionMemory() before "
+            "AllocateTensors()."
+        ]
+    if encode:
+        return [
+            "No weight was encoded: none would become smaller by more than the some "
+            "hundred bytes that decoding it takes in the file. More zeros help, and so "
+            "do fewer different values."
+        ]
+    less = gain(plain)
+    if less < _WORTH * len(plain):
+        return []
+    return [
+        f"encode=True would store the weights in about {less:,} bytes less of flash, "
+        "the same results bit for bit, if the firmware has the operator DECODE."
+    ]
+
+
+def of_npu(
+    parsed: tflite.TFLiteFile,
+    target: Target,
+    estimates: tuple[NpuEstimate, NpuEstimate] | None,
+) -> list[str]:
+    """Returns sentences on what an NPU leaves to the CPU, and on widths it wastes."""
+    if estimates is None:
+        return []
+    notes = []
+    if on_cpu := estimates[0].on_cpu:
+        named = ", ".join(f"{name} {count}" for name, count in on_cpu.items())
+        notes.append(
+            f"The NPU does not run these operators, which take their time on the CPU: "
+            f"{named}."
+        )
+    multiple = target.channel_multiple
+    widths = [
+        graph.tensors[operator.outputs[0]].shape[-1]
+        for graph in parsed.subgraphs
+        for operator in graph.operators
+        if operator.name == "CONV_2D"
+    ]
+    odd = [width for width in widths if width % multiple]
+    if odd:
+        notes.append(
+            f"{len(odd)} of {len(widths)} convolutions have numbers of channels that "
+            f"are no multiples of {multiple}, which the NPU computes in blocks: "
+            f"{', '.join(map(str, dict.fromkeys(odd)))}. To remove channels down to "
+            f"multiples: kprune.shrink(..., granularity=kprune.Channel(multiple="
+            f"{multiple}))."
+        )
+    return notes
+
+
+def of_unmeasured(latency: Sequence[Latency], dense_from: str) -> list[str]:
+    """Returns a sentence on a dense file that was not timed, where it should be."""
+    if not latency or any(item.baseline in (DENSE, PLAIN) for item in latency):
+        return []
+    return [
+        f"{dense_from[0].upper()}{dense_from[1:]}, was not timed: its inputs or "
+        "outputs differ in name or shape from this file's."
+    ]
+
+
+def of_latency(latency: Sequence[Latency]) -> list[str]:
+    """Returns sentences on files that run clearly slower than the dense float32 one."""
+    return [
+        f"In {item.runtime}, this file takes {1 / item.ratio:.2g} times as long as "
+        f"{item.baseline} on this machine: measure on the device before choosing "
+        "this quantisation."
+        for item in latency
+        if item.baseline == DENSE and item.high < 0.9
+    ]
