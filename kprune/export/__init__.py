@@ -18,8 +18,7 @@ from kprune.export import notes, tflite, vela
 from kprune.export.baseline import without_zeros
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
-from kprune.export.convert import check as check_convertible
-from kprune.export.convert import convert
+from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
 from kprune.export.files import check_path, write_together
@@ -35,6 +34,7 @@ from kprune.export.slim import slim as slimmed
 from kprune.export.targets import NEEDS_DATA, Target, choose
 from kprune.export.tflm import MicroRun, check_installed, check_operators
 from kprune.export.tflm import run as run_in_tflm
+from kprune.export.unrolling import without_loops
 from kprune.report import (
     FileSize,
     Latency,
@@ -136,17 +136,20 @@ def export(
         check_installed(chosen.name)
         if c_source:
             check_free(file)
-    check_convertible(model, quantization, chosen.name)
+    check_backend()
     if isinstance(dense, keras.Model):
-        check_convertible(dense, "none", chosen.name)
+        dense, _ = without_loops(dense, "none", chosen)
     elif dense is not None:
         dense = _read_dense(dense)
 
     computing = in_float32(model)
+    straight, unrolled = without_loops(computing, quantization, chosen)
     interface, samples = _interface_and_samples(
         computing, representative_data, num_samples
     )
     expected = _keras_outputs(interface, samples)
+    if unrolled:
+        computing, interface = straight, of_model(straight)
     data = convert(interface, computing, quantization, samples, chosen.integer_io)
     if micro:
         check_operators(data, chosen)
@@ -209,6 +212,7 @@ def export(
         encoded=encoded,
         encode=encode,
         estimates=estimates,
+        unrolled=unrolled,
     )
     write_together(contents)
     return report
@@ -388,6 +392,7 @@ def _report(
     encoded: Encoded | None,
     encode: bool,
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
+    unrolled: Sequence[str],
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -426,6 +431,7 @@ def _report(
         npu=_npu(target, files[0], estimates),
         notes=(
             *lost,
+            *notes.of_unrolled(unrolled),
             *notes.of_npu(parsed, target, estimates),
             *notes.of_encoding(
                 plain, run if target.npu is None else None, encoded, encode

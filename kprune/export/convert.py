@@ -23,37 +23,13 @@ from kprune.export.samples import Samples
 from kprune.export.targets import NEEDS_DATA
 
 
-def check(model: keras.Model, quantization: str, target: str) -> None:
-    """Refuses what is known to crash or hang instead of failing cleanly.
-
-    Args:
-        model: The model to convert.
-        quantization: A key of `targets.QUANTIZATIONS`.
-        target: The target's name.
-
-    Raises:
-        ValueError: If the model cannot be converted this way; names the layer.
-    """
+def check_backend() -> None:
+    """Raises a `ValueError` unless Keras runs on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Exporting needs Keras on TensorFlow, whose converter writes the file. "
             f"Received: backend {keras.backend.backend()!r}. Save the model as .keras "
             "and export it in a process started with KERAS_BACKEND=tensorflow."
-        )
-    for layer in model._flatten_layers():
-        if not isinstance(layer, keras.layers.RNN) or getattr(layer, "unroll", False):
-            continue
-        # https://github.com/tensorflow/tensorflow/issues/101050: the calibrator ends
-        # the whole process, so there is no error to catch.
-        if quantization in NEEDS_DATA:
-            trouble = f"TensorFlow's converter crashes on loops for {quantization}"
-        elif target == "microcontroller" and layer.return_sequences:
-            trouble = "TensorFlow Lite Micro never returns from its loop"
-        else:
-            continue
-        raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) is a loop, and "
-            f"{trouble}. Build the layer with unroll=True: it takes the same weights."
         )
 
 

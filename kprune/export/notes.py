@@ -40,6 +40,17 @@ def of_quantization(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
     ]
 
 
+def of_unrolled(names: Sequence[str]) -> list[str]:
+    """Returns a sentence on recurrent layers that are straight lines in the file."""
+    if not names:
+        return []
+    return [
+        f"Recurrent layers were unrolled for the file, one step after the other, since "
+        f"loops crash or hang there: {', '.join(names)}. Outputs were compared with "
+        "those of the model as it is."
+    ]
+
+
 def of_difference(differences: Sequence[OutputDifference]) -> list[str]:
     """Returns sentences on outputs whose own step is coarser than their values."""
     return [

@@ -14,7 +14,7 @@ import numpy as np
 
 from kprune.coupling.graph import analyse
 from kprune.coupling.groups import Coupling
-from kprune.export.convert import check, convert
+from kprune.export.convert import check_backend, convert
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import summarise
 from kprune.export.litert import Session, times
@@ -23,6 +23,7 @@ from kprune.export.samples import Samples, collect, random_samples
 from kprune.export.slim import slim
 from kprune.export.targets import Target
 from kprune.export.tflm import check_installed, check_operators, run
+from kprune.export.unrolling import without_loops
 from kprune.report import Latency
 from kprune.structure.budget import Budget, Cost
 from kprune.structure.removal import Cut, remove
@@ -125,7 +126,7 @@ class Files:
     def __init__(
         self, coupling: Coupling, bypass: Mapping[int, int], device: Target, data: Any
     ) -> None:
-        check(coupling.model, "int8", device.name)
+        check_backend()
         self.coupling, self.bypass, self.device = coupling, bypass, device
         inputs = of_model(coupling.model).inputs
         if data is None:
@@ -146,7 +147,7 @@ class Files:
         return self._export(remove(self.coupling, cut)[0])
 
     def _export(self, model: keras.Model) -> File:
-        model = in_float32(model)
+        model, _ = without_loops(in_float32(model), "int8", self.device)
         interface = of_model(model)
         integers = self.device.integer_io
         content = convert(interface, model, "int8", self.samples, integers)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kprune.export import tflite
-from kprune.export.convert import check
+from kprune.export.convert import check_backend
 
 L = keras.layers
 
@@ -20,27 +20,10 @@ def test_an_operator_without_a_tflite_form_is_named_with_its_layer():
         nets.converted(model, "none")
 
 
-@pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])
-@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
-def test_loops_that_crash_the_converter_are_refused_first(layer, quantization):
-    model = keras.Sequential([L.Input((4, 2)), layer(3, name="loopy")])
-    with pytest.raises(ValueError, match="'loopy'.*crashes.*unroll=True"):
-        check(model, quantization, "android")
-    check(model, "none", "microcontroller")
-    check(keras.Sequential([L.Input((4, 2)), layer(3, unroll=True)]), "int8", "android")
-
-
-def test_loops_inside_of_wrappers_are_found():
-    layer = L.Bidirectional(L.LSTM(3, return_sequences=True, name="loopy"))
-    model = keras.Sequential([L.Input((4, 2)), layer])
-    with pytest.raises(ValueError, match="loopy.*never returns"):
-        check(model, "none", "microcontroller")
-
-
 def test_other_backends_are_refused_with_the_cure(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
-        check(nets.cnn(), "none", "android")
+        check_backend()
 
 
 @pytest.mark.parametrize(
