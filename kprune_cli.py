@@ -188,6 +188,13 @@ def export(
             "while the model runs (operator DECODE).",
         ),
     ] = False,
+    decoding_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="The most bytes of a weight that --encode encodes.",
+            show_default="any",
+        ),
+    ] = None,
     slim: Annotated[
         bool | None,
         typer.Option(
@@ -218,6 +225,7 @@ def export(
                 benchmark=benchmark,
                 c_source=c_source,
                 encode=encode,
+                decoding_bytes=decoding_bytes,
                 slim=slim,
             )
     typer.echo(report.to_json() if json else str(report))

@@ -35,6 +35,7 @@ _LEARNING_RATE = 1e-3
 # The rows; also the names of their files, with a hyphen for the blank.
 DENSE, PRUNED = "dense float32", "pruned float32"
 DENSE_INT8, PRUNED_INT8 = "dense int8", "pruned int8"
+ENCODED_INT8 = "encoded int8"
 
 
 class Listener(Protocol):
@@ -55,11 +56,11 @@ class Row:
         name: What it holds.
         path: Where it is.
         accuracy: Share of the test images, in [0, 1], that the file classifies
-            correctly in LiteRT.
+            correctly in LiteRT; of the encoded one, what it was encoded from.
         sparsity: Share of zeros in the file's kernels, in [0, 1].
         size: Its bytes.
         arena: Bytes of memory that TensorFlow Lite Micro needs; `None` if not measured.
-        latency: Its time beside the dense file's.
+        latency: Its time beside the dense file's; `None` where LiteRT cannot run it.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Row:
     sparsity: float
     size: FileSize
     arena: int | None
-    latency: Latency
+    latency: Latency | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,10 @@ class Result:
         seed: Seed of all random numbers.
         parameters: Number of weights of the network.
         test_samples: Number of images that accuracies were measured on.
-        rows: The files: dense and pruned in float32, then both in int8.
+        rows: The files: dense and pruned in float32, both in int8, and, if TensorFlow
+            Lite Micro is there, the last one with encoded weights.
+        decoding: Time of one inference with encoded weights beside the one without, in
+            TensorFlow Lite Micro; `None` if it is not there.
         notes: What is to be known besides, in sentences.
         files: Everything that was written.
     """
@@ -96,6 +100,7 @@ class Result:
     parameters: int
     test_samples: int
     rows: tuple[Row, ...]
+    decoding: Latency | None
     notes: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -250,7 +255,7 @@ def run(
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows, notes = _files(folder, dense, pruned, data, listener)
+        rows, decoding, notes = _files(folder, dense, pruned, data, listener)
         pruned.save(folder / "pruned.keras")
         names = sorted(path.name for path in folder.iterdir())
         result = Result(
@@ -264,6 +269,7 @@ def run(
             rows=tuple(
                 dataclasses.replace(row, path=str(out / row.path)) for row in rows
             ),
+            decoding=decoding,
             notes=notes,
             files=tuple(str(out / name) for name in (*names, "results.json")),
         )
@@ -396,8 +402,12 @@ def _files(
     pruned: keras.Model,
     data: Data,
     listener: Listener,
-) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-    """Writes the files and measures each; returns the rows and notes on the last."""
+) -> tuple[tuple[Row, ...], Latency | None, tuple[str, ...]]:
+    """Writes the files and measures each.
+
+    Returns:
+        The rows, the time that decoding takes, and notes on the last file.
+    """
     target = "microcontroller" if has_micro() else "android"
     plan = (
         (DENSE, dense, "none"),
@@ -405,7 +415,7 @@ def _files(
         (DENSE_INT8, dense, "int8"),
         (PRUNED_INT8, pruned, "int8"),
     )
-    stage, stages = "measure", len(plan) + 1
+    stage, stages = "measure", len(plan) + 2
     reports: list[Report] = []
     sessions: list[Session] = []
     for done, (name, model, quantization) in enumerate(plan):
@@ -439,8 +449,34 @@ def _files(
             plan, reports, sessions, found, strict=True
         )
     )
-    listener.progress(stage, stages, stages, f"{len(plan)} files")
-    return rows, reports[-1].notes
+    last, decoding = reports[-1], None
+    if target == "microcontroller":
+        listener.progress(stage, stages - 1, stages, "encode")
+        path = folder / _file_name(ENCODED_INT8)
+        last = export(
+            pruned,
+            path,
+            target,
+            "int8",
+            data.x_train,
+            dense=folder / _file_name(DENSE),
+            c_source=False,
+            encode=True,
+        )
+        if last.encoding is not None:
+            decoding = last.latency[0]
+            rows += (
+                dataclasses.replace(
+                    rows[-1],
+                    name=ENCODED_INT8,
+                    path=path.name,
+                    size=last.size,
+                    arena=last.arena.bytes if last.arena else None,
+                    latency=None,
+                ),
+            )
+    listener.progress(stage, stages, stages, f"{len(rows)} files")
+    return rows, decoding, last.notes
 
 
 def _accuracy(session: Session, data: Data) -> float:

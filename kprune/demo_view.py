@@ -112,7 +112,7 @@ def _table(result: demo.Result) -> Table:
             f"{row.size.raw:,}",
             f"{row.size.gzip:,}",
             "not run [1]" if row.arena is None else f"{row.arena:,}",
-            f"{row.latency.file_ms:.4f} ms",
+            "[2]" if row.latency is None else f"{row.latency.file_ms:.4f} ms",
         )
     return table
 
@@ -121,18 +121,28 @@ def _effects(rows: dict[str, demo.Row]) -> Table:
     """Returns the table of what zeros, int8 and both change."""
     columns = ("accuracy", "bytes", "gzip bytes", "arena", "latency")
     table = _new_table("times smaller by", columns)
-    for name, before, after in (
-        ("zeros, in float32", rows[demo.DENSE], rows[demo.PRUNED]),
-        ("zeros, in int8", rows[demo.DENSE_INT8], rows[demo.PRUNED_INT8]),
-        ("zeros and int8", rows[demo.DENSE], rows[demo.PRUNED_INT8]),
-    ):
+    effects = [
+        ("zeros, in float32", demo.DENSE, demo.PRUNED),
+        ("zeros, in int8", demo.DENSE_INT8, demo.PRUNED_INT8),
+        ("zeros and int8", demo.DENSE, demo.PRUNED_INT8),
+    ]
+    if demo.ENCODED_INT8 in rows:
+        effects += [
+            ("zeros, encoded", demo.DENSE_INT8, demo.ENCODED_INT8),
+            ("all of it", demo.DENSE, demo.ENCODED_INT8),
+        ]
+    for name, *pair in effects:
+        before, after = (rows[row] for row in pair)
+        times = [
+            row.latency.file_ms if row.latency else None for row in (before, after)
+        ]
         table.add_row(
             name,
             f"{(after.accuracy - before.accuracy) * 100:+.2f} points",
             _times(before.size.raw, after.size.raw),
             _times(before.size.gzip, after.size.gzip),
             _times(before.arena, after.arena),
-            _times(before.latency.file_ms, after.latency.file_ms),
+            _times(*times),
         )
     return table
 
@@ -142,22 +152,27 @@ def _times(before: float | None, after: float | None) -> str:
 
 
 def _notes(result: demo.Result) -> Iterable[str]:
-    last = result.rows[-1]
     yield (
         f"accuracy  on {result.test_samples:,} test images, each file run in LiteRT; "
         f"one image is {1 / result.test_samples:.2%}"
     )
+    timed = [row.latency for row in result.rows if row.latency is not None]
     # A ratio closer to 1 than this is no effect.
-    spread = max((row.latency.high - row.latency.low) / 2 for row in result.rows[:2])
+    spread = max((latency.high - latency.low) / 2 for latency in timed[:2])
     yield (
         f"latency   median CPU time of one inference on this machine, "
-        f"{last.latency.runtime}; the files took turns, {last.latency.rounds} rounds, "
+        f"{timed[-1].runtime}; the files took turns, {timed[-1].rounds} rounds, "
         f"which vary by {spread:.1%}"
     )
-    if last.arena is None:
+    if result.rows[-1].arena is None:
         yield (
             "[1]       TensorFlow Lite Micro is not installed: "
             "pip install 'kprune[micro]'"
+        )
+    if result.decoding is not None:
+        yield (
+            "[2]       only TensorFlow Lite Micro decodes weights: the same outputs "
+            f"bit for bit, in {1 / result.decoding.ratio:.2f} times the time"
         )
     for note in result.notes:
         yield f"note: {note}"

@@ -35,13 +35,18 @@ def test_every_number_is_that_of_its_file(finished):
         demo.PRUNED,
         demo.DENSE_INT8,
         demo.PRUNED_INT8,
+        demo.ENCODED_INT8,
     ]
     for row in result.rows:
         found = inspect(row.path)
         assert (row.sparsity, row.size) == (found.sparsity, found.size)
         assert row.accuracy > 0.8
-        assert row.arena > 1000 and row.latency.file_ms > 0
-    dense, pruned, dense_int8, pruned_int8 = result.rows
+        assert row.arena > 1000
+    assert all(row.latency.file_ms > 0 for row in result.rows[:-1])
+    dense, pruned, dense_int8, pruned_int8, encoded_int8 = result.rows
+    assert encoded_int8.size.raw < 0.6 * pruned_int8.size.raw
+    assert encoded_int8.accuracy == pruned_int8.accuracy
+    assert encoded_int8.latency is None and 0.5 < result.decoding.ratio < 1.5
     assert dense.sparsity == 0 and pruned.sparsity == pytest.approx(0.8, abs=1e-4)
     assert pruned_int8.sparsity >= pruned.sparsity
     assert pruned.size.raw == dense.size.raw
@@ -123,8 +128,14 @@ def result(arena):
         row(demo.DENSE_INT8, 0.985, 0.01, FileSize(100_000, 90_000), 0.1),
         row(demo.PRUNED_INT8, 0.98, 0.9, FileSize(100_000, 20_000), 0.1),
     )
+    decoding = None
+    if arena is not None:
+        encoded = FileSize(25_000, 18_000)
+        rows += (demo.Row(demo.ENCODED_INT8, "e", 0.98, 0.9, encoded, arena, None),)
+        decoding = Latency("TFLM", "plain", 0.2, 0.25, 0.8, 0.7, 0.9, 99)
+    facts = ("A fact.",)
     return demo.Result(
-        "digits", 0.9, 40, 20, 0, 100_000, 500, rows, ("A fact.",), ("a.tflite",)
+        "digits", 0.9, 40, 20, 0, 100_000, 500, rows, decoding, facts, ("a.tflite",)
     )
 
 
@@ -144,6 +155,11 @@ def test_tables_show_what_was_measured_and_what_changed_it():
         "-1.00 points 1.00x 6.00x 1.00x 1.00x".split()
     )
     assert cells["zeros and int8"] == "-1.00 points 4.00x 18.00x 1.00x 2.00x".split()
+    assert cells["encoded int8"] == "98.00% 0.9000 25,000 18,000 14,640 [2]".split()
+    assert cells["zeros, encoded"] == "-0.50 points 4.00x 5.00x 1.00x -".split()
+    assert cells["all of it"] == "-1.00 points 16.00x 20.00x 1.00x -".split()
+    text = " ".join(" ".join(lines).split())
+    assert "same outputs bit for bit, in 1.25 times the time" in text
     assert "note: A fact." in lines
     # Nothing is cut on an ordinary terminal.
     assert not any("…" in line for line in lines)
@@ -153,6 +169,7 @@ def test_a_missing_runtime_is_said_with_its_cure():
     text = shown(result(arena=None))
     assert "not run [1]" in text
     assert "pip install 'kprune[micro]'" in text
+    assert "encoded" not in text and "[2]" not in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -62,6 +62,7 @@ def export(
     benchmark: bool = True,
     c_source: bool = True,
     encode: bool = False,
+    decoding_bytes: int | None = None,
     slim: bool | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
@@ -102,6 +103,8 @@ def export(
             TensorFlow Lite Micro decodes them while it runs (its operator DECODE), with
             the same results bit for bit, in more arena and time, which the report
             states; no other runtime can read such a file.
+        decoding_bytes: The most bytes of a weight that `encode` encodes, at least 1:
+            decoded it takes as many in memory. By default weights of any size.
         slim: Whether to leave out what no runtime reads, such as the names of inner
             tensors. By default for microcontrollers only: other tools show the names.
 
@@ -119,17 +122,8 @@ def export(
     file = check_path(path)
     chosen, quantization = choose(target, quantization)
     _check_options(quantization, representative_data, num_samples, tolerance)
+    _check_encoding(encode, decoding_bytes, chosen)
     micro, npu = chosen.micro, chosen.npu
-    if encode and not micro:
-        raise ValueError(
-            f"encode=True is for target='microcontroller'. {chosen.runtime} refuses "
-            "files with encoded weights."
-        )
-    if encode and npu is not None:
-        raise ValueError(
-            f"encode=True is for target='microcontroller'. For {npu.accelerator}, Vela "
-            "encodes the weights, in another form: leave it out."
-        )
     if npu is not None:
         vela.check_installed(chosen)
     if micro:
@@ -171,7 +165,14 @@ def export(
         if encode:
             called = weight_names(weights_of(model), tflite.parse(data))
             encoded = encode_and_prove(
-                data, _size(data), run, session, samples, called, benchmark
+                data,
+                _size(data),
+                run,
+                session,
+                samples,
+                called,
+                decoding_bytes,
+                benchmark,
             )
 
     dense_data, dense_from = _dense_file(
@@ -249,6 +250,28 @@ def _check_options(
         raise ValueError(
             "`tolerance` must be a positive relative difference, such as 0.1. "
             f"Received: {tolerance}."
+        )
+
+
+def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) -> None:
+    if encode and not target.micro:
+        raise ValueError(
+            f"encode=True is for target='microcontroller'. {target.runtime} refuses "
+            "files with encoded weights."
+        )
+    if encode and target.npu is not None:
+        raise ValueError(
+            f"encode=True is for target='microcontroller'. For {target.name}, Vela "
+            "encodes the weights, in another form: leave it out."
+        )
+    if decoding_bytes is None:
+        return
+    if not encode:
+        raise ValueError("`decoding_bytes` says what encode=True may take: give both.")
+    if not isinstance(decoding_bytes, int) or decoding_bytes < 1:
+        raise ValueError(
+            "`decoding_bytes` must be an integer of at least 1, such as 16384. "
+            f"Received: {decoding_bytes!r}."
         )
 
 

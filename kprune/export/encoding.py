@@ -81,21 +81,23 @@ class _Choice:
 
 
 def survey(
-    data: bytes, names: Mapping[int, str] | None = None
+    data: bytes, names: Mapping[int, str] | None = None, limit: int | None = None
 ) -> tuple[EncodedWeight, ...]:
     """Returns how each weight of a file is best stored, without doing it.
 
     Args:
         data: A `.tflite` file.
         names: What weights are called, by their tensor's index in the main graph.
+        limit: The most bytes of a weight that is to be encoded; any number if `None`.
 
     Raises:
         ValueError: If it is not a readable TFLite model.
     """
-    return tuple(_told(choice, names or {}) for choice in _choices(tflite.parse(data)))
+    choices = _choices(tflite.parse(data), limit)
+    return tuple(_told(choice, names or {}) for choice in choices)
 
 
-def encode(data: bytes) -> bytes:
+def encode(data: bytes, limit: int | None = None) -> bytes:
     """Returns a file whose weights are decoded while it runs, slimmed.
 
     Each weight is stored in the smallest of three ways: as it is, by pruning or by a
@@ -103,6 +105,8 @@ def encode(data: bytes) -> bytes:
 
     Args:
         data: A `.tflite` file.
+        limit: The most bytes of a weight that is to be encoded, since it takes as many
+            in memory when it is decoded; any number if `None`.
 
     Returns:
         The encoded file; `data`, slimmed, if that is not larger.
@@ -111,7 +115,8 @@ def encode(data: bytes) -> bytes:
         ValueError: If `data` is not a readable TFLite model.
     """
     plain = slim(data)
-    choices = [item for item in _choices(tflite.parse(plain)) if item.method != RAW]
+    found = _choices(tflite.parse(plain), limit)
+    choices = [item for item in found if item.method != RAW]
     if not choices:
         return plain
     from tflite_micro.tensorflow.lite.micro.compression import (
@@ -176,7 +181,7 @@ def _told(choice: _Choice, names: Mapping[int, str]) -> EncodedWeight:
     )
 
 
-def _choices(file: TFLiteFile) -> Iterator[_Choice]:
+def _choices(file: TFLiteFile, limit: int | None) -> Iterator[_Choice]:
     """Yields how the weights of a file are best stored, each once."""
     for place, graph in enumerate(file.subgraphs):
         readers = _readers(graph)
@@ -185,7 +190,7 @@ def _choices(file: TFLiteFile) -> Iterator[_Choice]:
             if array is None or not reading:
                 continue
             if all(_decodes(graph, tensor, item) for item in reading):
-                yield _best(place, tensor, array, len(reading))
+                yield _best(place, tensor, array, len(reading), limit)
 
 
 def _readers(graph: Subgraph) -> dict[int, list[tuple[Operator, int]]]:
@@ -208,7 +213,9 @@ def _decodes(graph: Subgraph, tensor: Tensor, reader: tuple[Operator, int]) -> b
     )
 
 
-def _best(graph: int, tensor: Tensor, array: np.ndarray, uses: int) -> _Choice:
+def _best(
+    graph: int, tensor: Tensor, array: np.ndarray, uses: int, limit: int | None
+) -> _Choice:
     raw = array.nbytes
     kept = int(np.count_nonzero(_kept(array, tensor.zero_point, tensor.axis)))
     as_it_is = _Choice(
@@ -221,6 +228,8 @@ def _best(graph: int, tensor: Tensor, array: np.ndarray, uses: int) -> _Choice:
         math.ceil(_entropy(array) / 8),
         uses,
     )
+    if limit is not None and raw > limit:
+        return as_it_is
     pruned = _HEADER + -(-array.size // 8) + kept * array.itemsize
     found = [dataclasses.replace(as_it_is, method=PRUNING, bytes=pruned)]
     # One table, or one per scale: the runtime goes by the scales, whatever axis the

@@ -39,6 +39,7 @@ def encode_and_prove(
     session: Session,
     samples: Samples,
     names: Mapping[int, str],
+    limit: int | None,
     benchmark: bool,
 ) -> Encoded | None:
     """Returns a file's encoded form, which computes the same bit for bit.
@@ -50,6 +51,7 @@ def encode_and_prove(
         session: The file in LiteRT, which knows its inputs and outputs.
         samples: The inputs that it ran on.
         names: What tensors are called, by their index in the main graph.
+        limit: The most bytes of a weight that is to be encoded.
         benchmark: Whether to time it against the file.
 
     Returns:
@@ -59,7 +61,7 @@ def encode_and_prove(
         ValueError: If the runtime cannot run it or computes something else. Nothing
             was written then.
     """
-    content = encode(plain)
+    content = encode(plain, limit)
     other = alternate_bytes(content)
     if not other:
         return None
@@ -68,7 +70,7 @@ def encode_and_prove(
     elsewhere = run(content, session, samples, baseline, other)
     compared = [_compared(plain_run, found) for found in (inside, elsewhere)]
     facts = Encoding(
-        weights=survey(plain, names),
+        weights=survey(plain, names, limit),
         plain_size=plain_size,
         plain_arena=arena_of(plain_run),
         other_bytes=other,
@@ -78,11 +80,11 @@ def encode_and_prove(
     return Encoded(content, inside, elsewhere, facts)
 
 
-def gain(plain: bytes) -> int:
-    """Returns how many bytes encoding a file's weights would save, about."""
-    return sum(
-        item.raw_bytes - item.bytes for item in survey(plain) if item.method != RAW
-    )
+def gain(plain: bytes) -> tuple[int, int]:
+    """Returns how many bytes encoding weights would save, and take of memory, about."""
+    chosen = [item for item in survey(plain) if item.method != RAW]
+    saved = sum(item.raw_bytes - item.bytes for item in chosen)
+    return saved, max((item.raw_bytes for item in chosen), default=0)
 
 
 def arena_of(found: MicroRun) -> Arena:

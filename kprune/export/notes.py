@@ -6,6 +6,7 @@ This module changes when users are to be told something else.
 from collections.abc import Sequence
 
 from kprune.export import tflite
+from kprune.export.encoding import RAW
 from kprune.export.flash import Encoded, gain
 from kprune.export.latency import DENSE, PLAIN
 from kprune.export.targets import NEEDS_DATA, Target
@@ -71,24 +72,41 @@ def of_encoding(
     if run is None:
         return []
     if encoded is not None:
-        return [
+        facts = encoded.facts
+        told = [
             "Firmware that runs this file needs TensorFlow Lite Micro's operator "
             "DECODE (AddDecode()). To decode outside of the arena, give it "
-            f"{encoded.facts.other_bytes:,} bytes with SetDecompressionMemory() before "
+            f"{facts.other_bytes:,} bytes with SetDecompressionMemory() before "
             "AllocateTensors()."
         ]
+        saved = len(plain) - len(encoded.content)
+        more = encoded.run.arena_bytes - facts.plain_arena.bytes
+        if more > saved / 2:
+            largest = max(
+                (item for item in facts.weights if item.method != RAW),
+                key=lambda item: item.raw_bytes,
+            )
+            told.append(
+                f"{saved:,} bytes less of flash cost {more:,} bytes more of arena, "
+                f"since {largest.name!r} takes {largest.raw_bytes:,} when it is "
+                "decoded. Give a limit where memory is scarce: "
+                f"decoding_bytes={largest.raw_bytes // 2}; or remove channels of it."
+            )
+        return told
     if encode:
         return [
             "No weight was encoded: none would become smaller by more than the some "
-            "hundred bytes that decoding it takes in the file. More zeros help, and so "
-            "do fewer different values."
+            "hundred bytes that decoding it takes in the file, and none of those that "
+            "would is within `decoding_bytes`. More zeros help, and so do fewer "
+            "different values."
         ]
-    less = gain(plain)
-    if less < _WORTH * len(plain):
+    saved, memory = gain(plain)
+    if saved < _WORTH * len(plain):
         return []
     return [
-        f"encode=True would store the weights in about {less:,} bytes less of flash, "
-        "the same results bit for bit, if the firmware has the operator DECODE."
+        f"encode=True would store the weights in about {saved:,} bytes less of flash, "
+        "the same results bit for bit, if the firmware has the operator DECODE and up "
+        f"to {memory:,} bytes more of memory."
     ]
 
 

@@ -149,11 +149,22 @@ def test_no_weight_is_encoded_that_would_grow_the_file(converted, sparsity):
     for place, method in enumerate(chosen):
         if method == RAW:
             continue
-        choices = list(encoding._choices(tflite.parse(slim(dense))))
+        choices = list(encoding._choices(tflite.parse(slim(dense)), None))
         left = [item for i, item in enumerate(choices) if i != place]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(encoding, "_choices", lambda file, left=left: left)
+            patch.setattr(encoding, "_choices", lambda file, limit, left=left: left)
             assert len(encode(dense)) > whole
+
+
+def test_weights_above_a_limit_stay_as_they_are(converted):
+    data = converted("dense_after_convolution", "none")
+    dense = files.with_sparsity(data, 0.9)
+    sizes = sorted(item.raw_bytes for item in survey(dense))
+    methods = {item.raw_bytes: item.method for item in survey(dense, limit=sizes[0])}
+    assert methods[sizes[-1]] == RAW
+    assert encode(dense, limit=sizes[-1]) == encode(dense)
+    assert encode(dense, limit=sizes[-1] - 1) != encode(dense)
+    assert alternate_bytes(encode(dense, limit=sizes[-1] - 1)) < sizes[-1]
 
 
 def test_weights_that_other_operators_read_stay():

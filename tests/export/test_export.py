@@ -443,7 +443,7 @@ def test_encoding_is_told_and_offered(encoded):
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
-    def wrong(data):
+    def wrong(data, limit):
         damaged = bytearray(encode_weights(data))
         place = damaged.rindex(b"\x02\x01\x00\x00\x01")  # Of a header.
         damaged[place + 16 : place + 20] = bytes(4)
@@ -476,6 +476,47 @@ def test_weights_that_would_not_get_smaller_stay_and_that_is_said(tmp_path):
     assert report.encoding is None
     assert "CUSTOM:TFLM_DECODE" not in report.operators
     assert any(note.startswith("No weight was encoded") for note in report.notes)
+
+
+def test_memory_that_costs_more_than_it_saves_is_told_with_the_cure(encoded):
+    _, report = encoded
+    (note,) = (note for note in report.notes if "bytes more of arena" in note)
+    assert "wide/kernel' takes 9,216 when it is decoded" in note
+    assert "decoding_bytes=4608" in note
+
+
+def test_a_limit_on_decoded_weights_is_kept(tmp_path):
+    layers = [L.Input((8, 8, 1)), L.Flatten(), L.Dense(40, name="small")]
+    model = nets.zeroed(keras.Sequential([*layers, L.Dense(80), L.Dense(3)]), 0.9)
+    settings = {
+        "target": MICRO,
+        "representative_data": nets.images(),
+        "benchmark": False,
+        "c_source": False,
+        "encode": True,
+    }
+    path = tmp_path / "m.tflite"
+    limited = export(model, path, decoding_bytes=3000, **settings)
+    free = export(model, path, **settings)
+    assert limited.encoding.other_bytes < 3000 < free.encoding.other_bytes
+    assert limited.size.raw > free.size.raw
+    none = export(model, path, decoding_bytes=10, **settings)
+    assert none.encoding is None
+    assert any("within `decoding_bytes`" in note for note in none.notes)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"decoding_bytes": 100}, "give both"),
+        ({"decoding_bytes": 0, "encode": True}, "at least 1, such as 16384"),
+        ({"decoding_bytes": 1.5, "encode": True}, "must be an integer"),
+    ],
+)
+def test_bad_limits_are_refused(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        export(nets.cnn(), tmp_path / "m.tflite", MICRO, "none", **kwargs)
+    assert files(tmp_path) == []
 
 
 def test_only_microcontrollers_decode_weights(tmp_path):
