@@ -268,7 +268,8 @@ def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) ->
         return
     if not encode:
         raise ValueError("`decoding_bytes` says what encode=True may take: give both.")
-    if not isinstance(decoding_bytes, int) or decoding_bytes < 1:
+    whole = isinstance(decoding_bytes, int) and not isinstance(decoding_bytes, bool)
+    if not whole or decoding_bytes < 1:
         raise ValueError(
             "`decoding_bytes` must be an integer of at least 1, such as 16384. "
             f"Received: {decoding_bytes!r}."

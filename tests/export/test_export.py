@@ -511,6 +511,7 @@ def test_a_limit_on_decoded_weights_is_kept(tmp_path):
         ({"decoding_bytes": 100}, "give both"),
         ({"decoding_bytes": 0, "encode": True}, "at least 1, such as 16384"),
         ({"decoding_bytes": 1.5, "encode": True}, "must be an integer"),
+        ({"decoding_bytes": True, "encode": True}, "must be an integer"),
     ],
 )
 def test_bad_limits_are_refused(tmp_path, kwargs, message):
