@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from kprune.export.encoding import DECODE, PRUNING, TABLE
+from kprune.export.encoding import DECODE, DTYPES, HEADER, PRUNING, TABLE
 from kprune.export.tflite import Subgraph, Tensor, TFLiteFile
 
 _TYPES = {0: TABLE, 2: PRUNING}
-_HEADER = 16
 _ONE_TABLE = 15  # In the place of an axis.
-_DTYPES = {"INT8": "<i1", "INT16": "<i2", "FLOAT32": "<f4"}
 
 
 def decoded(file: TFLiteFile) -> TFLiteFile:
@@ -62,16 +60,16 @@ def _values(
     tensor: Tensor, code: np.ndarray, ancillary: np.ndarray
 ) -> np.ndarray | None:
     """Returns what is decoded, flat; `None` if it is not known how."""
-    if len(ancillary) < _HEADER:
+    if len(ancillary) < HEADER:
         raise ValueError(
             f"The header for tensor {tensor.index} has {len(ancillary)} of "
-            f"{_HEADER} bytes."
+            f"{HEADER} bytes."
         )
     method = _TYPES.get(int(ancillary[0]))
-    if method is None or tensor.type not in _DTYPES or min(tensor.shape, default=1) < 1:
+    if method is None or tensor.type not in DTYPES or min(tensor.shape, default=1) < 1:
         return None
-    dtype: Any = np.dtype(_DTYPES[tensor.type])
-    rest = ancillary[_HEADER:].tobytes()
+    dtype: Any = np.dtype(DTYPES[tensor.type])
+    rest = ancillary[HEADER:].tobytes()
     if len(rest) % dtype.itemsize:
         raise ValueError(f"The values for tensor {tensor.index} end in the middle.")
     values = np.frombuffer(rest, dtype)

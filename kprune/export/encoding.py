@@ -37,9 +37,11 @@ _WEIGHTS = {
     "FULLY_CONNECTED": 1,
     "TRANSPOSE_CONV": 1,
 }
-_TYPES = ("INT8", "INT16", "FLOAT32")
-_HEADER = 16  # Bytes before the values of either encoding.
-_MOST_BITS, _MOST_VALUES = 7, 128  # Of an index, and in one table.
+DTYPES = {"INT8": "<i1", "INT16": "<i2", "FLOAT32": "<f4"}
+"""The types of weights that are encoded, and how their elements are stored."""
+HEADER = 16
+"""Bytes before the values of either encoding."""
+_MOST_VALUES = 128  # In one table: an index has 7 bits at most.
 # What the operator, its tensors and the alignment of its buffers take in the file, at
 # most: a gain below it is none.
 _OVERHEAD = 256
@@ -163,7 +165,7 @@ def alternate_bytes(data: bytes) -> int:
 
 
 def _in_memory(tensor: Tensor) -> int:
-    width = {"INT8": 1, "INT16": 2, "FLOAT32": 4}[tensor.type]
+    width = np.dtype(DTYPES[tensor.type]).itemsize
     return -(-tensor.size * width // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -207,7 +209,7 @@ def _decodes(graph: Subgraph, tensor: Tensor, reader: tuple[Operator, int]) -> b
     return (
         _WEIGHTS.get(operator.name) == position
         and tensor.index not in graph.outputs
-        and tensor.type in _TYPES
+        and tensor.type in DTYPES
         and (tensor.type == "INT8" or not tensor.zero_point.any())
         and (tensor.scale.size <= 1 or tensor.axis in (0, len(tensor.shape) - 1))
     )
@@ -230,7 +232,7 @@ def _best(
     )
     if limit is not None and raw > limit:
         return as_it_is
-    pruned = _HEADER + -(-array.size // 8) + kept * array.itemsize
+    pruned = HEADER + -(-array.size // 8) + kept * array.itemsize
     found = [dataclasses.replace(as_it_is, method=PRUNING, bytes=pruned)]
     # One table, or one per scale: the runtime goes by the scales, whatever axis the
     # header names (measured).
@@ -239,7 +241,7 @@ def _best(
     if longest <= _MOST_VALUES:
         bits = max(1, (longest - 1).bit_length())
         tables = (1 if axis is None else array.shape[axis]) * longest
-        size = _HEADER + -(-array.size * bits // 8) + tables * array.itemsize
+        size = HEADER + -(-array.size * bits // 8) + tables * array.itemsize
         found.append(
             dataclasses.replace(
                 as_it_is, method=TABLE, bytes=size, axis=axis, bits=bits

@@ -44,13 +44,21 @@ def without_loops(
             "a graph (Sequential, Functional) are unrolled for you."
         )
     _check_steps(model, said)
+    cure = "Build it with unroll=True: it takes the same weights."
     try:
-        return rebuild(model, _Unrolled()), tuple(found)
+        copy = rebuild(model, _Unrolled())
     except ValueError as error:
         raise ValueError(
-            f"{said}Build it with unroll=True: it takes the same weights. It could not "
-            f"be done for you: {error}"
+            f"{said}{cure} It could not be done for you: {error}"
         ) from error
+    if left := dict(_loops(copy, quantization, target)):
+        # Inside of layers of the user's own, whose configurations do not tell of it.
+        name, trouble = next(iter(left.items()))
+        raise ValueError(
+            f"Layer {name!r} is a loop, and {trouble}. {cure} It could not be done for "
+            "you, since it is inside of another layer that makes it."
+        )
+    return copy, tuple(found)
 
 
 def _loops(

@@ -74,7 +74,7 @@ def _run(folder: Path, npu: Npu) -> None:
     if done.returncode == 0 and written.exists():
         return
     said = f"{done.stdout}\n{done.stderr}".splitlines()
-    words = "\n  ".join(line.strip() for line in said if line.strip()[-300:])
+    words = "\n  ".join(line.strip() for line in said if line.strip())
     ending = (
         f"it crashed with signal {-done.returncode}"
         if done.returncode < 0

@@ -62,6 +62,7 @@ def check_masked_equals_shrunk(recipe):
 
 
 # Random models do what Keras warns of, such as dropping a mask of time.
+@pytest.mark.filterwarnings("error::kprune.PruningWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_masked_equals_shrunk_for_random_models_and_most_lose_something():
     check_masked_equals_shrunk()

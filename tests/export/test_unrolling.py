@@ -112,6 +112,25 @@ def test_a_model_without_a_graph_says_what_to_do():
         without_loops(given, "int8", TARGETS["android"])
 
 
+@keras.saving.register_keras_serializable("test_unrolling")
+class Composite(L.Layer):
+    """Makes its loop itself, and tells nothing of it."""
+
+    def build(self, shape):
+        self.loop = L.LSTM(3, name="hidden_loop")
+        self.loop.build(shape)
+
+    def call(self, inputs):
+        return self.loop(inputs)
+
+
+def test_loops_that_a_layer_hides_are_refused_and_crash_nothing(tmp_path):
+    given = keras.Sequential([L.Input((5, 6)), Composite(), L.Dense(2)])
+    with pytest.raises(ValueError, match="'hidden_loop' is a loop.*inside of another"):
+        export(given, tmp_path / "m.tflite", "android", "int8", data())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unrolled_weights_are_pruned_weights(tmp_path):
     given = nets.zeroed(model(L.LSTM), 0.9)
     path = tmp_path / "m.tflite"
