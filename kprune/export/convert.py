@@ -39,6 +39,7 @@ def convert(
     quantization: str,
     samples: Samples | None,
     integer_io: bool,
+    sparse: bool = False,
 ) -> bytes:
     """Returns the `.tflite` bytes of a model.
 
@@ -49,6 +50,9 @@ def convert(
         samples: What to calibrate on; needed by "int8" and "int16x8" only.
         integer_io: Whether a file with integer activations also has integer inputs and
             outputs.
+        sparse: Whether weights of which at least three in ten are zero are stored
+            without their zeros. LiteRT alone can load them, and of "none" and
+            "float16" only.
 
     Raises:
         ValueError: If the converter fails; names the operators and layers it blames.
@@ -79,6 +83,11 @@ def convert(
                 archive.write_out(folder, verbose=False)
                 converter = tf.lite.TFLiteConverter.from_saved_model(folder)
                 _configure(converter, quantization, samples, interface, integer_io)
+                if sparse:
+                    converter.optimizations = [
+                        *converter.optimizations,
+                        tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+                    ]
                 data = converter.convert()
             # Whatever it raises (its own error types, RuntimeError, TypeError ...) is
             # told below in one form.

@@ -103,12 +103,36 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """How the window of a convolution moves.
+
+    Args:
+        same: Whether the runtime pads to the same size (over the stride); otherwise it
+            does not pad.
+        strides: Along height and width.
+        dilations: Along height and width.
+    """
+
+    same: bool
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Operator:
-    """One operator: its name, and the indices of its tensors (-1: left out)."""
+    """One operator.
+
+    Args:
+        name: Its name in the schema's words.
+        inputs: The indices of the tensors it reads (-1: left out).
+        outputs: The indices of those it makes.
+        window: Of CONV_2D and DEPTHWISE_CONV_2D how they move; otherwise `None`.
+    """
 
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    window: Window | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +313,7 @@ class _Reader:
                 codes[operator.OpcodeIndex()],
                 self._indices(operator.InputsAsNumpy(), len(tensors)),
                 self._indices(operator.OutputsAsNumpy(), len(tensors)),
+                self._window(operator),
             )
             for operator in self._each(graph.OperatorsLength(), graph.Operators)
         )
@@ -297,6 +322,24 @@ class _Reader:
             operators,
             self._indices(graph.InputsAsNumpy(), len(tensors)),
             self._indices(graph.OutputsAsNumpy(), len(tensors)),
+        )
+
+    def _window(self, operator: Any) -> Window | None:
+        schema = self._schema
+        kinds = schema.BuiltinOptions
+        options = {
+            kinds.Conv2DOptions: schema.Conv2DOptions,
+            kinds.DepthwiseConv2DOptions: schema.DepthwiseConv2DOptions,
+        }.get(operator.BuiltinOptionsType())
+        table = operator.BuiltinOptions()
+        if options is None or table is None:
+            return None
+        found = options()
+        found.Init(table.Bytes, table.Pos)
+        return Window(
+            found.Padding() == schema.Padding.SAME,
+            (found.StrideH(), found.StrideW()),
+            (found.DilationHFactor(), found.DilationWFactor()),
         )
 
     def _indices(self, vector: Any, count: int) -> tuple[int, ...]:

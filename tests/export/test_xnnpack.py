@@ -1,0 +1,130 @@
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+import xnnpack_forms
+from xnnpack_forms import FORMS, MULTIPLIES, SKIPS, WRONG
+
+from kprune.export import tflite
+from kprune.export.convert import convert
+from kprune.export.interface import of_model
+from kprune.export.xnnpack import judge
+
+# Rounding; wrong results differ by 5e-5 at the least.
+ROUNDING = 1e-5
+
+
+def emulator():
+    """Returns the command that runs this Python on a CPU whose zeros XNNPACK skips."""
+    if platform.machine() != "x86_64":
+        return []
+    found = shutil.which("qemu-x86_64")
+    if found is None:
+        if os.environ.get("KPRUNE_REQUIRE_TOOLS"):
+            raise RuntimeError("qemu-x86_64 is missing: install Debian's qemu-user")
+        pytest.skip("XNNPACK skips zeros on CPUs without AVX: needs Debian's qemu-user")
+    return [found, "-cpu", "Nehalem"]
+
+
+def converted(model, sparse, quantization="none"):
+    return convert(of_model(model), model, quantization, None, False, sparse)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Each form as a sparsely and as a densely stored file, in one folder."""
+    folder = tmp_path_factory.mktemp("forms")
+    for name in FORMS:
+        model = xnnpack_forms.build(name)
+        for kind, sparse in (("sparse", True), ("dense", False)):
+            (folder / f"{name}.{kind}.tflite").write_bytes(converted(model, sparse))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(files):
+    """What LiteRT does with each file on a CPU on which XNNPACK skips zeros."""
+    script = pathlib.Path(__file__).with_name("emulated_litert.py")
+    done = subprocess.run(
+        [*emulator(), sys.executable, str(script), str(files)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
+    return {row["name"]: row for row in found}
+
+
+@pytest.mark.slow
+def test_verdicts_are_what_was_measured(files):
+    wrong = {}
+    for name, (_, expected) in FORMS.items():
+        for kind in ("sparse", "dense"):
+            data = (files / f"{name}.{kind}.tflite").read_bytes()
+            verdict = judge(tflite.parse(data))
+            if verdict.outcome != expected:
+                wrong[name, kind] = verdict
+            assert bool(verdict.mistakes) == (expected is WRONG)
+            assert any(layer.skips for layer in verdict.layers) or expected != SKIPS
+    assert wrong == {}
+
+
+@pytest.mark.slow
+def test_the_runtime_does_what_the_verdict_says(truth):
+    wrong = {}
+    for name, (_, expected) in FORMS.items():
+        row = truth[name]
+        if "fails" in row or row["error"] > ROUNDING:
+            found = WRONG
+        else:
+            found = MULTIPLIES if row["same_bits"] else SKIPS
+        if found != expected:
+            wrong[name] = row
+    assert wrong == {}
+
+
+@pytest.fixture(scope="module")
+def base(files):
+    return tflite.parse((files / "base.dense.tflite").read_bytes())
+
+
+def test_more_than_two_thirds_must_be_zero(base):
+    def counted(share):
+        return judge(base, lambda tensor: round((1 - share) * tensor.size))
+
+    assert counted(0.66).outcome is MULTIPLIES
+    assert counted(0.68).outcome is SKIPS
+    (reason,) = {
+        layer.reason for layer in counted(0.5).layers if "must be" in layer.reason
+    }
+    assert reason.startswith("0.500 of the weights")
+
+
+def test_layers_say_why_they_multiply_zeros(base):
+    layers = judge(base).layers
+    kinds = [base.subgraphs[0].operators[layer.operator].name for layer in layers]
+    assert [layer.skips for layer in layers] == [
+        kind == "CONV_2D" and place > 0 for place, kind in enumerate(kinds)
+    ]
+    reasons = dict(zip(kinds, (layer.reason for layer in layers), strict=True))
+    assert "dense layers have no kernel" in reasons["FULLY_CONNECTED"]
+    assert "depthwise" in reasons["DEPTHWISE_CONV_2D"]
+
+
+def test_float16_weights_are_seen_through_their_unpacking():
+    model = xnnpack_forms.build("base")
+    for sparse in (True, False):
+        data = converted(model, sparse, "float16")
+        assert judge(tflite.parse(data)).outcome is SKIPS
+
+
+def test_integers_are_multiplied(cnn_files):
+    file = tflite.parse(cnn_files["int8"])
+    verdict = judge(file, lambda tensor: 0)
+    assert verdict.outcome is MULTIPLIES
+    assert any("floating point" in layer.reason for layer in verdict.layers)
