@@ -142,7 +142,7 @@ def export(
         str,
         typer.Option(
             help="[bold]android[/bold] (LiteRT), [bold]microcontroller[/bold] "
-            "(TensorFlow Lite Micro; C source beside the file) or an NPU such as "
+            "(TensorFlow Lite Micro; C++ source beside the file) or an NPU such as "
             "[bold]ethos-u55-128[/bold] (compiled with Vela, too)."
         ),
     ] = "android",
@@ -178,7 +178,7 @@ def export(
         bool, typer.Option(help="Measure times, about four seconds.")
     ] = True,
     c_source: Annotated[
-        bool, typer.Option(help="Write C source for a microcontroller.")
+        bool, typer.Option(help="Write sources for a microcontroller.")
     ] = True,
     encode: Annotated[
         bool,

@@ -100,7 +100,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_c_files_of_others_are_not_overwritten(tmp_path):
-    (tmp_path / "pruned-int8.c").write_text("mine")
+    (tmp_path / "pruned-int8.cc").write_text("mine")
     with pytest.raises(ValueError, match="was not written by kprune"):
         demo.run(tmp_path, Recorder())
 

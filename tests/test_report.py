@@ -23,7 +23,7 @@ WEIGHTS = (
 def report(**changes):
     values = {
         "path": "m.tflite",
-        "files": ("m.tflite", "m.c", "m.h"),
+        "files": ("m.tflite", "m.cc", "m.h"),
         "target": "microcontroller",
         "runtime": "TensorFlow Lite Micro",
         "quantization": "int8",
@@ -52,7 +52,7 @@ def report(**changes):
 
 TEXT = """\
 m.tflite: target microcontroller (TensorFlow Lite Micro), quantization int8
-files    m.tflite, m.c, m.h
+files    m.tflite, m.cc, m.h
 inputs   x 1x4 int8
 outputs  y 1x10 int8
 

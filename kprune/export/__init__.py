@@ -22,6 +22,7 @@ from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
 from kprune.export.files import check_path, write_together
+from kprune.export.firmware import Memory, describe
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
@@ -77,10 +78,10 @@ def export(
         path: The `.tflite` file to write. Its folder must exist.
         target: `"android"` (LiteRT; float32 inputs and outputs);
             `"microcontroller"` (TensorFlow Lite Micro; int8 or int16 inputs and
-            outputs for `"int8"` and `"int16x8"`, and a C source and header beside the
-            file); or `"ethos-u55-128"`, `"ethos-u55-256"`, `"ethos-u65-256"`,
+            outputs for `"int8"` and `"int16x8"`, and C++ sources and headers beside
+            the file); or `"ethos-u55-128"`, `"ethos-u55-256"`, `"ethos-u65-256"`,
             `"ethos-u85-256"` (the same for an Arm NPU: the file is compiled with Vela,
-            as `<stem>_vela.tflite` beside it, of which the C source is).
+            as `<stem>_vela.tflite` beside it, of which the sources are).
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
             default `"dynamic"` for android, which needs no data, and `"int8"` for
             microcontrollers, which have no other small form.
@@ -97,7 +98,8 @@ def export(
             file is still written. By default 0.001 for `"none"`, 0.05 for `"float16"`
             and 0.5 for the others.
         benchmark: Whether to measure times. They take about four seconds.
-        c_source: Whether to write the C files for a microcontroller.
+        c_source: Whether to write sources for a microcontroller's firmware: the file
+            as an array, what to know of it, and a test vector.
         encode: Whether to store weights for a microcontroller in less flash, as bits
             and what is not zero, or as look-up tables, each in the smallest form.
             TensorFlow Lite Micro decodes them while it runs (its operator DECODE), with
@@ -189,13 +191,10 @@ def export(
         estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
         contents[_compiled_path(file)] = content
     if run is not None and c_source:
-        note = f"{file.name} as C, the Keras model {model.name} in {quantization}."
-        arena = run.arena_bytes if encoded is None else encoded.run.arena_bytes
-        decoding = None if encoded is None else encoded.facts.other_bytes
-        if estimates is not None:
-            note = f"{file.name} compiled for {chosen.name}, as C."
-            arena = estimates[0].memory_bytes.get("sram", 0)
-        contents |= render(content, file, arena, note, decoding, npu is not None)
+        memory = _memory(run, encoded, estimates)
+        kind = "float32" if quantization == "none" else quantization
+        note = f"the Keras model {model.name} in {kind}, for {chosen.name}."
+        contents |= render(describe(content, memory, run.example), file, note)
     report = _report(
         model=model,
         target=chosen,
@@ -392,6 +391,22 @@ def _ends(data: bytes) -> list[dict[str, tuple[int, ...]]] | None:
         {name: tensors[index].shape for name, index in named.items()}
         for named in (signature.inputs, signature.outputs)
     ]
+
+
+def _memory(
+    run: MicroRun,
+    encoded: Encoded | None,
+    estimates: tuple[NpuEstimate, NpuEstimate] | None,
+) -> Memory:
+    if estimates is not None:
+        return Memory(estimates[0].memory_bytes.get("sram", 0), planned=True)
+    if encoded is not None:
+        return Memory(
+            encoded.run.arena_bytes,
+            decoding_bytes=encoded.facts.other_bytes,
+            arena_bytes_then=encoded.elsewhere.arena_bytes,
+        )
+    return Memory(run.arena_bytes)
 
 
 def _size(data: bytes) -> FileSize:

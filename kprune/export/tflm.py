@@ -36,11 +36,25 @@ _CURES = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Example:
+    """One sample as a file takes it, and what it makes of it, bit for bit.
+
+    Args:
+        inputs: The inputs as they are stored, in the file's order.
+        outputs: The outputs as they are stored, in the file's order.
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class MicroRun:
     """What TensorFlow Lite Micro computed and needed.
 
     Args:
         outputs: Each output's real values, in the order of the session's outputs.
+        example: The first sample.
         arena_bytes: The smallest arena that worked, in bytes.
         arena_head: Bytes of it for activations.
         arena_tail: Bytes of it for the runtime's own structures.
@@ -49,6 +63,7 @@ class MicroRun:
     """
 
     outputs: list[np.ndarray]
+    example: Example
     arena_bytes: int
     arena_head: int
     arena_tail: int
@@ -139,8 +154,14 @@ def run(
         dequantize(found[graph.outputs.index(details["index"])], details)
         for details in session.outputs
     ]
+    first = [
+        values[: graph.tensors[index].shape[0]]
+        for index, values in zip(graph.outputs, found, strict=True)
+    ]
+    example = Example(tuple(values[:1] for values in stored), tuple(first))
     return MicroRun(
         outputs,
+        example,
         result["arena_needed"],
         result["arena"]["head"],
         result["arena"]["tail"],

@@ -53,7 +53,8 @@ def test_there_are_the_npus_that_are_promised():
 def test_the_compiled_file_stands_beside_the_one_that_was_run(reports, name):
     report = reports[name]
     endings = [os.path.basename(path)[len(name) :] for path in report.files]
-    assert endings == [".tflite", "_vela.tflite", ".c", ".h"]
+    sources = [".cc", ".h", "_test.cc", "_test.h"]
+    assert endings == [".tflite", "_vela.tflite", *sources]
     assert report.npu.compiled == report.files[1]
     plain, compiled = (Path(path).read_bytes() for path in report.files[:2])
     assert report.size.raw == len(plain)

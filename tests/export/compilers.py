@@ -1,0 +1,78 @@
+"""Compilers for the host and for Cortex-M, and an emulator of the latter."""
+
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+STAND_IN = Path(__file__).with_name("tflm_stand_in")
+STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+# Processor: what the compiler needs to know, and QEMU's name of a board with it.
+CORTEX_M = {
+    "cortex-m4": ("-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+    "cortex-m55": ("-mthumb", "-mfloat-abi=hard"),
+}
+BOARDS = {"cortex-m4": "mps2-an386", "cortex-m55": "mps3-an547"}
+FIRMWARE = ("-std=c++17", "-fno-exceptions", "-fno-rtti", "-O2", "-fdata-sections")
+
+
+def run(*command):
+    """Runs a command and returns its output; a failure shows the command's words."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, timeout=120)
+    words = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"{command} returned {done.returncode}:\n{words}"
+    return done.stdout
+
+
+def host(*arguments, language="c++", standard="c++11"):
+    """Compiles for this machine."""
+    compiler = {"c": "gcc", "c++": "g++"}[language]
+    _need(compiler, shutil.which(compiler))
+    run(compiler, f"-std={standard}", *STRICT, *arguments)
+
+
+def macros(header):
+    """Returns the macros of a C header, by name, as the preprocessor has them."""
+    _need("gcc", shutil.which("gcc"))
+    lines = run("gcc", "-dM", "-E", "-x", "c", header).decode().splitlines()
+    words = (line.split(maxsplit=2) for line in lines)
+    return {name: "".join(rest) for _, name, *rest in words}
+
+
+def cross(processor, *arguments):
+    """Compiles for a Cortex-M."""
+    _need("gcc-arm-none-eabi with libstdc++-arm-none-eabi-newlib", _cross_compiles())
+    flags = (f"-mcpu={processor}", *CORTEX_M[processor], *FIRMWARE, *STRICT)
+    run("arm-none-eabi-g++", *flags, *arguments)
+
+
+def emulate(processor, program):
+    """Runs a program on an emulated Cortex-M and returns what it printed."""
+    _need("qemu-system-arm", shutil.which("qemu-system-arm"))
+    return run(
+        *("qemu-system-arm", "-M", BOARDS[processor], "-display", "none"),
+        *("-monitor", "none", "-serial", "none"),
+        *("-semihosting-config", "enable=on,target=native", "-kernel", program),
+    )
+
+
+@functools.cache
+def _cross_compiles():
+    """Whether the compiler is there, and C++'s headers, which are another package."""
+    if shutil.which("arm-none-eabi-g++") is None:
+        return False
+    command = ("arm-none-eabi-g++", "-fsyntax-only", "-x", "c++", "-")
+    done = subprocess.run(command, input=b"#include <cstring>\n", capture_output=True)
+    return done.returncode == 0
+
+
+def _need(what, there):
+    if there:
+        return
+    missing = f"{what} is not installed: apt-get install it"
+    if os.environ.get("KPRUNE_REQUIRE_CROSS_COMPILER"):
+        pytest.fail(missing)
+    pytest.skip(missing)
