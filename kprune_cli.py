@@ -181,13 +181,14 @@ def export(
         bool, typer.Option(help="Write sources for a microcontroller.")
     ] = True,
     encode: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--encode",
-            help="Store zeros as bits for a microcontroller, which decodes the weights "
-            "while the model runs (operator DECODE).",
+            help="Store weights without their zeros: for a microcontroller as bits, "
+            "decoded while the model runs (operator DECODE); for android in float32 "
+            "and float16, unpacked when the file is loaded.",
+            show_default="for android, where its runtime skips zeros",
         ),
-    ] = False,
+    ] = None,
     decoding_bytes: Annotated[
         int | None,
         typer.Option(
@@ -200,6 +201,16 @@ def export(
         typer.Option(
             help="Leave out what no runtime reads, such as names of tensors.",
             show_default="for microcontrollers only",
+        ),
+    ] = None,
+    flash: Annotated[
+        int | None,
+        typer.Option(help="The most bytes of the file.", show_default="any"),
+    ] = None,
+    arena: Annotated[
+        int | None,
+        typer.Option(
+            help="The most bytes of arena on a microcontroller.", show_default="any"
         ),
     ] = None,
     json: Json = False,
@@ -227,6 +238,8 @@ def export(
                 encode=encode,
                 decoding_bytes=decoding_bytes,
                 slim=slim,
+                flash=flash,
+                arena=arena,
             )
     typer.echo(report.to_json() if json else str(report))
 

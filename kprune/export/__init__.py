@@ -14,8 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export import notes, tflite, vela
+from kprune.export import limits, notes, sparse, tflite, vela
 from kprune.export.baseline import without_zeros
+from kprune.export.choosing import Device, choose, limited
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
 from kprune.export.convert import check_backend, convert
@@ -32,7 +33,7 @@ from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
 from kprune.export.samples import Samples, collect, first_batch, random_samples
 from kprune.export.slim import slim as slimmed
-from kprune.export.targets import NEEDS_DATA, Target, choose
+from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
 from kprune.export.tflm import MicroRun, check_installed, check_operators
 from kprune.export.tflm import run as run_in_tflm
 from kprune.export.unrolling import without_loops
@@ -53,7 +54,7 @@ _MICRO = "TensorFlow Lite Micro, reference kernels"
 def export(
     model: keras.Model,
     path: str | os.PathLike[str],
-    target: str = "android",
+    target: Device = "android",
     quantization: str | None = None,
     representative_data: Any = None,
     *,
@@ -62,9 +63,11 @@ def export(
     tolerance: float | None = None,
     benchmark: bool = True,
     c_source: bool = True,
-    encode: bool = False,
+    encode: bool | None = None,
     decoding_bytes: int | None = None,
     slim: bool | None = None,
+    flash: int | None = None,
+    arena: int | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -76,15 +79,19 @@ def export(
     Args:
         model: A built Keras model.
         path: The `.tflite` file to write. Its folder must exist.
-        target: `"android"` (LiteRT; float32 inputs and outputs);
-            `"microcontroller"` (TensorFlow Lite Micro; int8 or int16 inputs and
-            outputs for `"int8"` and `"int16x8"`, and C++ sources and headers beside
-            the file); or `"ethos-u55-128"`, `"ethos-u55-256"`, `"ethos-u65-256"`,
-            `"ethos-u85-256"` (the same for an Arm NPU: the file is compiled with Vela,
-            as `<stem>_vela.tflite` beside it, of which the sources are).
+        target: `"android"` (LiteRT; float32 inputs and outputs); `"generic"` (any other
+            runtime; run in LiteRT); `"microcontroller"` (TensorFlow Lite Micro; int8 or
+            int16 inputs and outputs for `"int8"` and `"int16x8"`, and C++ sources and
+            headers beside the file); or `"ethos-u55-128"`, `"ethos-u55-256"`,
+            `"ethos-u65-256"`, `"ethos-u85-256"` (the same for an Arm NPU: the file is
+            compiled with Vela, as `<stem>_vela.tflite` beside it, of which the sources
+            are). Or a device
+            of your own that is like one of these: a dict, such as `{"name": "board",
+            "like": "microcontroller", "flash": 262144, "arena": 65536}`, or the path of
+            a `.yaml` file of it; `kprune.export.choosing.described` has the entries.
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
-            default `"dynamic"` for android, which needs no data, and `"int8"` for
-            microcontrollers, which have no other small form.
+            default `"dynamic"` for android, which needs no data, `"int8"` for
+            microcontrollers, which have no other small form, and `"none"` otherwise.
         representative_data: Inputs as the device will see them: an array; a tuple, list
             or dict of arrays for several inputs; a `tf.data.Dataset` or an iterable of
             batches. Needed for `"int8"` and `"int16x8"`, whose ranges are calibrated
@@ -100,15 +107,20 @@ def export(
         benchmark: Whether to measure times. They take about four seconds.
         c_source: Whether to write sources for a microcontroller's firmware: the file
             as an array, what to know of it, and a test vector.
-        encode: Whether to store weights for a microcontroller in less flash, as bits
-            and what is not zero, or as look-up tables, each in the smallest form.
-            TensorFlow Lite Micro decodes them while it runs (its operator DECODE), with
-            the same results bit for bit, in more arena and time, which the report
-            states; no other runtime can read such a file.
+        encode: Whether to store weights in fewer bytes, in the way that the target's
+            runtime reads. On microcontrollers as bits and what is not zero, or as
+            look-up tables, each weight in the smallest form: TensorFlow Lite Micro
+            decodes them while it runs (its operator DECODE), with the same results bit
+            for bit, in more arena and time, which the report states; by default not. On
+            Android, in float32 and float16, without zeros: LiteRT unpacks them when it
+            loads the file, and XNNPACK skips the zeros of networks that have the form
+            for it; by default where it does. No other runtime can read such files.
         decoding_bytes: The most bytes of a weight that `encode` encodes, at least 1:
             decoded it takes as many in memory. By default weights of any size.
         slim: Whether to leave out what no runtime reads, such as the names of inner
             tensors. By default for microcontrollers only: other tools show the names.
+        flash: The most bytes that the file may have.
+        arena: The most bytes of arena that it may need on a microcontroller.
 
     Returns:
         What was measured. `print` it.
@@ -116,15 +128,16 @@ def export(
     Raises:
         TypeError: If the model, path or data is of the wrong type.
         ValueError: If an argument is unknown or does not fit, the model cannot be
-            converted, the runtime cannot run it, or it computes wrongly. Nothing is
-            written then.
+            converted, the runtime cannot run it, it computes wrongly, or it exceeds a
+            limit. Nothing is written then.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(_not_a_model("model", model))
     file = check_path(path)
     chosen, quantization = choose(target, quantization)
+    chosen = limited(chosen, flash, arena)
     _check_options(quantization, representative_data, num_samples, tolerance)
-    _check_encoding(encode, decoding_bytes, chosen)
+    _check_encoding(encode, decoding_bytes, chosen, quantization)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
@@ -177,19 +190,38 @@ def export(
                 benchmark,
             )
 
+    stored = None
+    if chosen.encoding == UNPACKED and quantization in sparse.QUANTIZATIONS:
+
+        def convert_sparsely() -> bytes:
+            found = convert(interface, computing, quantization, samples, False, True)
+            return slimmed(found) if slim else found
+
+        stored = sparse.store(data, encode, convert_sparsely)
+        if stored.content is not None:
+            session = Session(stored.content, interface)
+            outputs = session.run(samples)
+            differences = compare(names, "LiteRT", expected, outputs, session.steps)
+            check_differences(differences, quantization, tolerance)
+
     dense_data, dense_from = _dense_file(
         dense, data, quantization, interface, computing
     )
     latency = _latency(
         session, data, dense_data, dense_from, samples, run, encoded, benchmark
     )
-    content = data if encoded is None else encoded.content
+    content = data
+    if encoded is not None:
+        content = encoded.content
+    elif stored is not None and stored.content is not None:
+        content = stored.content
     contents = {file: content}
     estimates = None
     if npu is not None:
         content, estimate = vela.compile_file(data, npu)
         estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
         contents[_compiled_path(file)] = content
+    limits.check(chosen, content, data, run, encoded)
     if run is not None and c_source:
         memory = _memory(run, encoded, estimates)
         kind = "float32" if quantization == "none" else quantization
@@ -210,6 +242,7 @@ def export(
         latency=latency,
         run=run,
         encoded=encoded,
+        stored=stored,
         encode=encode,
         estimates=estimates,
         unrolled=unrolled,
@@ -252,16 +285,31 @@ def _check_options(
         )
 
 
-def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) -> None:
-    if encode and not target.micro:
-        raise ValueError(
-            f"encode=True is for target='microcontroller'. {target.runtime} refuses "
-            "files with encoded weights."
+def _check_encoding(
+    encode: bool | None, decoding_bytes: int | None, target: Target, quantization: str
+) -> None:
+    if encode and not target.encoding:
+        why = (
+            f"For {target.name}, Vela encodes the weights, in another form"
+            if target.npu is not None
+            else f"{target.name!r} may be any runtime, and few can read it"
         )
-    if encode and target.npu is not None:
         raise ValueError(
-            f"encode=True is for target='microcontroller'. For {target.name}, Vela "
-            "encodes the weights, in another form: leave it out."
+            "encode=True is for target='microcontroller' and target='android'. "
+            f"{why}: leave it out."
+        )
+    if encode and target.encoding == UNPACKED:
+        if quantization not in sparse.QUANTIZATIONS:
+            raise ValueError(
+                f"encode=True for {target.name!r} needs a quantization of "
+                f"{sparse.QUANTIZATIONS}. Received: {quantization!r}, of which "
+                f"{target.runtime} refuses sparsely stored weights, or they are "
+                "larger: leave it out."
+            )
+    if decoding_bytes is not None and target.encoding != DECODED:
+        raise ValueError(
+            "`decoding_bytes` is for target='microcontroller', which decodes weights "
+            "while it runs: leave it out."
         )
     if decoding_bytes is None:
         return
@@ -429,7 +477,8 @@ def _report(
     latency: tuple[Latency, ...],
     run: MicroRun | None,
     encoded: Encoded | None,
-    encode: bool,
+    stored: sparse.Sparse | None,
+    encode: bool | None,
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
     unrolled: Sequence[str],
 ) -> Report:
@@ -473,8 +522,9 @@ def _report(
             *notes.of_unrolled(unrolled),
             *notes.of_npu(parsed, target, estimates),
             *notes.of_encoding(
-                plain, run if target.npu is None else None, encoded, encode
+                plain, run if target.npu is None else None, encoded, bool(encode)
             ),
+            *notes.of_zeros(parsed, stored, encode),
             *notes.of_unmeasured(latency, dense_from),
             *notes.of_quantization(parsed, quantization),
             *notes.of_difference(differences),

@@ -9,8 +9,10 @@ from kprune.export import tflite
 from kprune.export.encoding import RAW
 from kprune.export.flash import Encoded, gain
 from kprune.export.latency import DENSE, PLAIN
+from kprune.export.sparse import Sparse
 from kprune.export.targets import NEEDS_DATA, Target
 from kprune.export.tflm import MicroRun
+from kprune.export.xnnpack import Outcome
 from kprune.report import Latency, NpuEstimate, OutputDifference
 
 # An offer to encode weights is made above this share of a file's bytes.
@@ -108,6 +110,52 @@ def of_encoding(
         "the same results bit for bit, if the firmware has the operator DECODE and up "
         f"to {memory:,} bytes more of memory."
     ]
+
+
+def of_zeros(
+    parsed: tflite.TFLiteFile, stored: Sparse | None, encode: bool | None
+) -> list[str]:
+    """Returns sentences on what XNNPACK does with a file's zeros."""
+    if stored is None or not stored.worth:
+        return []
+    verdict = stored.verdict
+    if verdict.outcome is Outcome.WRONG:
+        return [
+            "Weights are stored with their zeros: without them XNNPACK would compute "
+            f"wrongly on phones, or not load the file, since {verdict.mistakes[0]}."
+        ]
+    if verdict.outcome is Outcome.SKIPS:
+        skipping = sum(layer.skips for layer in verdict.layers)
+        how = (
+            "XNNPACK skips them"
+            if stored.content is not None
+            else "XNNPACK would skip them if weights were stored without them "
+            "(encode=True)"
+        )
+        return [
+            f"Zeros: {how} in {skipping} of {len(verdict.layers)} layers, on Arm and "
+            "on x86 without AVX. On other machines, such as most PCs, it multiplies "
+            "them, and times measured there do not show it."
+        ]
+    reasons = [
+        layer.reason for layer in verdict.layers if layer.candidate and layer.reason
+    ]
+    told = [
+        "XNNPACK multiplies the zeros: "
+        + (
+            f"{reasons[0]}. kprune.advise() tells more, and kprune.prepare() changes "
+            "what it can."
+            if reasons
+            else "it has kernels that skip them for 1x1 convolutions only, and there "
+            "are none."
+        )
+    ]
+    if encode is None:
+        told.append(
+            "encode=True would store weights without their zeros, in a smaller file "
+            "that LiteRT alone can read and that is as fast."
+        )
+    return told
 
 
 def of_npu(

@@ -1,14 +1,13 @@
 """What each target's runtime can run and what pays on it, as data with sources.
 
 This module changes when a runtime does, or when we measure something new about one. It
-decides nothing: `kprune.export` reads these facts. Numbers marked "measured" are
-kprune's own, taken with TensorFlow 2.21.0, ai-edge-litert 2.3.0 and tflite-micro
-0.dev20261023.
+decides nothing: `kprune.export` and `kprune.advise` read these facts. Numbers marked
+"measured" are kprune's own, taken with TensorFlow 2.21.0, ai-edge-litert 2.3.0 and
+tflite-micro 0.dev20261023.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 NEEDS_DATA = ("int8", "int16x8")
 """Quantisations whose activation ranges are calibrated on representative data."""
@@ -36,6 +35,27 @@ class Fact:
     """
 
     text: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """One way to prune, and what it saves on a runtime.
+
+    Args:
+        pruning: `"element"` (scattered zeros), `"2:4"` (two zeros in each four
+            consecutive input channels) or `"channel"` (whole channels, removed).
+        saves: What it saves there: `"time"`, `"flash"` (bytes of the file),
+            `"memory"` (activations), `"download"` (compressed bytes).
+        least: The share of zeros, or of channels, from which on it pays, in [0, 1).
+        needs: What else must hold, as a sentence; empty for nothing.
+        source: A URL, or "measured".
+    """
+
+    pruning: str
+    saves: tuple[str, ...]
+    least: float
+    needs: str
     source: str
 
 
@@ -73,8 +93,14 @@ class Target:
         channel_multiple: Channel counts that are multiples of it fill the blocks that
             the runtime's kernels compute at a time.
         channel_multiple_source: Where that is from.
-        facts: What pays on this runtime and what does not.
+        patterns: The ways to prune that pay, and from where on.
+        facts: What else is to be known, for every report.
+        encoding: How `encode=True` stores zeros in fewer bytes, in a word; empty if the
+            runtime reads dense weights only.
         npu: The NPU that files are compiled for; `None` for none.
+        flash: The most bytes that a file may have; `None` for any number.
+        arena: The most bytes of memory that TensorFlow Lite Micro may need to run it;
+            `None` for any number.
     """
 
     name: str
@@ -87,8 +113,12 @@ class Target:
     operators_source: str
     channel_multiple: int
     channel_multiple_source: str
+    patterns: tuple[Pattern, ...]
     facts: tuple[Fact, ...]
+    encoding: str = ""
     npu: Npu | None = None
+    flash: int | None = None
+    arena: int | None = None
 
     @property
     def micro(self) -> bool:
@@ -101,7 +131,20 @@ class Target:
         return tuple(name for name in QUANTIZATIONS if name not in self.refused)
 
 
+_LITERT = "LiteRT"
 _TFLM = "TensorFlow Lite Micro"
+
+DECODED, UNPACKED = "decoded while it runs", "unpacked when it is loaded"
+"""How the two runtimes read weights that are stored without their zeros."""
+
+_CHANNELS = Pattern(
+    "channel",
+    ("time", "flash", "memory", "download"),
+    0.0,
+    "",
+    "measured",
+)
+_COMPRESSES = Pattern("element", ("download",), 0.0, "", "measured")
 _TFLM_REFUSED = {
     "float16": "TensorFlow Lite Micro has no float16 weights",
     "dynamic": (
@@ -134,7 +177,9 @@ _TFLM_OPERATORS = frozenset(
 )
 
 
-def _ethos_u(name: str, system: str, memory: str, *facts: Fact) -> Target:
+def _ethos_u(
+    name: str, system: str, memory: str, fact: Fact, *patterns: Pattern
+) -> Target:
     """Returns an Ethos-U NPU beside a Cortex-M or Cortex-A."""
     return Target(
         name=name,
@@ -153,8 +198,19 @@ def _ethos_u(name: str, system: str, memory: str, *facts: Fact) -> Target:
             "measured with Vela 5.2: of convolutions with 8 to 48 filters, 17 to 31 "
             "take about the cycles of 32"
         ),
+        patterns=(
+            _CHANNELS,
+            *patterns,
+            Pattern(
+                "element",
+                ("flash", "download"),
+                0.0,
+                "Vela encodes weights, and zeros take fewest bits.",
+                "measured",
+            ),
+        ),
         facts=(
-            *facts,
+            fact,
             Fact(
                 "Cycles, memory and traffic are Vela's estimates for the system that "
                 "is named. The file before compilation was run in TensorFlow Lite "
@@ -181,7 +237,7 @@ _TWO_OF_FOUR = Fact(
 TARGETS: Mapping[str, Target] = {
     "android": Target(
         name="android",
-        runtime="LiteRT",
+        runtime=_LITERT,
         # A quarter of the bytes, and no data needed. "int8" is faster.
         default_quantization="dynamic",
         refused={},
@@ -194,11 +250,54 @@ TARGETS: Mapping[str, Target] = {
         channel_multiple_source=(
             "https://github.com/google/XNNPACK/blob/master/src/configs/gemm-config.c"
         ),
+        patterns=(
+            _CHANNELS,
+            Pattern(
+                "element",
+                ("time", "flash", "download"),
+                2 / 3,
+                "The file is in float32 or float16 and stored sparsely, the CPU is Arm "
+                "or has no AVX, and the network has the form that XNNPACK computes "
+                "sparsely: kprune.prepare() gives it that where it can.",
+                "measured; the form: kprune.export.xnnpack",
+            ),
+            Pattern(
+                "element",
+                ("flash", "download"),
+                0.3,
+                "The file is in float32 or float16 and stored sparsely.",
+                "measured",
+            ),
+            _COMPRESSES,
+        ),
         facts=(
             Fact(
-                "Scattered zeros do not make LiteRT faster in a densely stored file: "
-                "they make it compress better. What runs faster is fewer channels "
-                "and int8.",
+                "LiteRT multiplies scattered zeros, but for float32 and float16 files "
+                "of the form that kprune.advise() names: they make files compress "
+                "better. What runs faster in any case is fewer channels and int8.",
+                "measured",
+            ),
+        ),
+        encoding=UNPACKED,
+    ),
+    "generic": Target(
+        name="generic",
+        runtime=_LITERT,
+        # Every runtime that reads TFLite files computes in float32.
+        default_quantization="none",
+        refused={},
+        integer_io=False,
+        slim=False,
+        operators=None,
+        operators_source="https://ai.google.dev/edge/litert/models/ops_compatibility",
+        channel_multiple=1,
+        channel_multiple_source="no runtime is named that would ask for more",
+        patterns=(_CHANNELS, _COMPRESSES),
+        facts=(
+            Fact(
+                "The file was run in LiteRT; of other runtimes nothing is known here. "
+                "What helps in each is fewer channels; scattered zeros make files "
+                "compress better.",
                 "measured",
             ),
         ),
@@ -218,6 +317,18 @@ TARGETS: Mapping[str, Target] = {
         channel_multiple_source=(
             "https://arm-software.github.io/CMSIS_5/5.8.0/NN/html/group__NNConv.html"
         ),
+        patterns=(
+            _CHANNELS,
+            Pattern(
+                "element",
+                ("flash", "download"),
+                1 / 8,
+                "Weights are encoded (encode=True), and memory is there for the one "
+                "that is decoded.",
+                "https://github.com/tensorflow/tflite-micro/tree/main/tensorflow/lite/"
+                "micro/kernels (decode_state_prune.cc)",
+            ),
+        ),
         facts=(
             Fact(
                 "Scattered zeros save neither time nor arena on TensorFlow Lite Micro, "
@@ -232,6 +343,7 @@ TARGETS: Mapping[str, Target] = {
                 "measured",
             ),
         ),
+        encoding=DECODED,
     ),
     **{
         target.name: target
@@ -259,42 +371,15 @@ TARGETS: Mapping[str, Target] = {
                 "Ethos_U85_SYS_DRAM_Mid",
                 "Dedicated_Sram_384KB",
                 _TWO_OF_FOUR,
+                Pattern(
+                    "2:4",
+                    ("time", "flash", "download"),
+                    0.5,
+                    "The number of input channels is a multiple of 4.",
+                    "measured with Vela 5.2",
+                ),
             ),
         )
     },
 }
 """The targets by name."""
-
-
-def choose(target: str, quantization: str | None) -> tuple[Target, str]:
-    """Returns the target and the quantisation that the user's words mean.
-
-    Args:
-        target: A key of `TARGETS`.
-        quantization: A key of `QUANTIZATIONS`; `None` for the target's default.
-
-    Raises:
-        ValueError: If either is unknown, or the target cannot run the quantisation.
-    """
-    found = TARGETS[_known("target", target, TARGETS)]
-    if quantization is None:
-        return found, found.default_quantization
-    quantization = _known("quantization", quantization, QUANTIZATIONS)
-    if quantization in found.refused:
-        raise ValueError(
-            f"target={found.name!r} cannot run quantization={quantization!r}: "
-            f"{found.refused[quantization]}. Use one of {found.quantizations}."
-        )
-    return found, quantization
-
-
-def _known(argument: str, value: object, allowed: Iterable[str]) -> str:
-    """Returns `value` if allowed; otherwise raises, naming the nearest allowed one."""
-    names = tuple(allowed)
-    if isinstance(value, str) and value in names:
-        return value
-    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"Unknown `{argument}`. Received: {value!r}. Expected one of {names}.{hint}"
-    )

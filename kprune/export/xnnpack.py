@@ -40,11 +40,13 @@ class Layer:
     Args:
         operator: Its position in the main graph.
         weights: The index of the tensor that stores its weights.
+        candidate: Whether it is of a kind that can skip zeros, a 1x1 convolution.
         reason: Why its zeros are not skipped; empty if they are.
     """
 
     operator: int
     weights: int
+    candidate: bool
     reason: str
 
     @property
@@ -154,7 +156,12 @@ class _Judge:
     def verdict(self) -> Verdict:
         """Returns what becomes of the whole, and of each layer."""
         layers = tuple(
-            Layer(node.position, weights.index, self._why_not(node))
+            Layer(
+                node.position,
+                weights.index,
+                node.operator.name == "CONV_2D" and weights.shape[1:3] == (1, 1),
+                self._why_not(node),
+            )
             for node in self.nodes
             if (weights := _weights(self.graph, node.operator)) is not None
         )

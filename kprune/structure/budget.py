@@ -14,8 +14,8 @@ import numpy as np
 from kprune.config import Config
 from kprune.coupling.groups import Coupling, Group
 from kprune.coupling.scores import allowed_size, choose, step_of
+from kprune.export.choosing import choose as choose_target
 from kprune.export.targets import Target
-from kprune.export.targets import choose as choose_target
 from kprune.granularity import Channel
 from kprune.plan import Rule
 

@@ -506,12 +506,6 @@ def test_bad_limits_are_refused(tmp_path, kwargs, message):
     assert files(tmp_path) == []
 
 
-def test_only_microcontrollers_decode_weights(tmp_path):
-    with pytest.raises(ValueError, match="LiteRT refuses files with encoded weights"):
-        export(nets.cnn(), tmp_path / "m.tflite", encode=True)
-    assert files(tmp_path) == []
-
-
 @pytest.mark.parametrize("slim", [None, True, False])
 def test_names_of_tensors_are_left_out_where_wanted(tmp_path, slim):
     for target, default in ((MICRO, True), ("android", False)):

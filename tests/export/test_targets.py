@@ -1,36 +1,24 @@
-import re
 import subprocess
 import sys
 
-import pytest
-
-from kprune.export.targets import QUANTIZATIONS, TARGETS, choose
-
-
-def test_defaults():
-    assert choose("android", None)[1] == "dynamic"
-    assert choose("microcontroller", None)[1] == "int8"
-
-
-def test_a_misspelt_word_gets_the_nearest_right_one():
-    with pytest.raises(ValueError, match="Did you mean 'microcontroller'"):
-        choose("microcontoller", None)
-    with pytest.raises(ValueError, match="Did you mean 'int16x8'"):
-        choose("android", "int16")
-    with pytest.raises(ValueError, match=re.escape("Received: 8. Expected one of")):
-        choose("android", 8)
-
-
-@pytest.mark.parametrize("quantization", ["float16", "dynamic"])
-def test_what_the_runtime_cannot_run_is_refused_with_the_reason(quantization):
-    with pytest.raises(ValueError, match="has no .*Use one of .*'int8', 'int16x8'"):
-        choose("microcontroller", quantization)
+from kprune.export.targets import QUANTIZATIONS, TARGETS
 
 
 def test_every_refusal_names_a_quantisation():
     for target in TARGETS.values():
         assert set(target.refused) < set(QUANTIZATIONS)
         assert target.default_quantization in target.quantizations
+
+
+def test_every_pattern_and_fact_has_its_source():
+    for target in TARGETS.values():
+        assert {pattern.pruning for pattern in target.patterns} >= {"channel"}
+        for pattern in target.patterns:
+            assert pattern.pruning in ("element", "2:4", "channel")
+            assert set(pattern.saves) <= {"time", "flash", "memory", "download"}
+            assert pattern.saves and 0 <= pattern.least < 1
+            assert pattern.source
+        assert all(fact.source and fact.text for fact in target.facts)
 
 
 # Asks the installed runtime for each operator, with one after it that no version has:
