@@ -131,6 +131,31 @@ def inspect(
 
 
 @app.command(
+    epilog="Examples:  [bold]kprune advise model.keras[/bold]  |  "
+    "[bold]kprune advise model.keras --target ethos-u85-256 --sparsity 0.5[/bold]"
+)
+def advise(
+    model: Annotated[Path, typer.Argument(help="The .keras file.")],
+    target: Annotated[
+        str,
+        typer.Option(help="The device, as for [bold]kprune export[/bold]."),
+    ] = "android",
+    sparsity: Annotated[
+        float, typer.Option(help="The share of zeros to ask about, in (0, 1).")
+    ] = 0.8,
+    json: Json = False,
+) -> None:
+    """Tell what each kind of pruning would bring on a device, and what is in the way."""
+    with _refusals():
+        with _loading():
+            import kprune
+            from kprune.model_file import load_model
+        with _progress_console().status("Converting"):
+            found = kprune.advise(load_model(model), target, sparsity=sparsity)
+    typer.echo(found.to_json() if json else str(found))
+
+
+@app.command(
     epilog="Examples:  [bold]kprune export m.keras m.tflite[/bold]  |  "
     "[bold]kprune export m.keras m.tflite --target microcontroller --data x.npy "
     "--encode[/bold]"

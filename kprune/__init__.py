@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from kprune.advice import Advice, advise
 from kprune.allocation import Allocation, Global, Lamp, Uniform
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
@@ -12,6 +13,7 @@ from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
+from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.report import PruningReport, Report
 from kprune.schedules import (
@@ -25,6 +27,7 @@ from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shri
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
+    "Advice",
     "Allocation",
     "Budget",
     "Channel",
@@ -40,6 +43,7 @@ __all__ = [
     "Magnitude",
     "Plan",
     "PolynomialDecay",
+    "PrepareReport",
     "Pruned",
     "PruningCallback",
     "PruningReport",
@@ -50,10 +54,12 @@ __all__ = [
     "ShrinkPlan",
     "ShrinkReport",
     "Uniform",
+    "advise",
     "export",
     "hold_zeros",
     "inspect",
     "plan_shrink",
+    "prepare",
     "prune",
     "register_coupling",
     "register_prunable",

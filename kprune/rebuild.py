@@ -25,8 +25,18 @@ class Changes:
 
     bypass: Mapping[int, int] = {}
 
+    def make(self, operation: Any) -> Any:
+        """Returns what is to get an operation's weights instead of its copy, or `None`.
+
+        It is not built, and builds weights of as many elements in the same order.
+        """
+        return None
+
     def replacement(self, operation: Any, copy: Any) -> Any:
-        """Returns what stands in the place of an operation's copy in the graph."""
+        """Returns what stands in the place of an operation's copy in the graph.
+
+        It may be a `Chain` that has the copy in it.
+        """
         return copy
 
     def config(self, operation: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +56,23 @@ class Changes:
     def value(self, variable: keras.Variable) -> Any:
         """Returns the values of a variable's copy."""
         return variable
+
+
+class Chain:
+    """Layers that stand one after the other in the place of one.
+
+    Args:
+        layers: The layers.
+    """
+
+    def __init__(self, *layers: keras.layers.Layer) -> None:
+        self.layers = layers
+
+    def __call__(self, x: Any, **kwargs: Any) -> Any:
+        """Returns what the last layer makes; arguments are the last one's."""
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1](x, **kwargs)
 
 
 def has_graph(model: Any) -> bool:
@@ -213,7 +240,9 @@ class _Rebuild:
             if has_graph(original):
                 copy = self._graph(original)
             else:
-                copy = from_config(original, self.changes.config)
+                copy = self.changes.make(original)
+                if copy is None:
+                    copy = from_config(original, self.changes.config)
             new = self.changes.replacement(original, copy)
             self.copies[id(operation)] = (operation, original, copy, new)
         return self.copies[id(operation)][3]
@@ -261,11 +290,11 @@ class _Rebuild:
         return copy
 
     def _sequential(self, graph: keras.Sequential) -> keras.Sequential:
-        layers = [
-            self._operation(layer)
-            for layer in graph.layers
-            if not isinstance(layer, keras.layers.InputLayer)
-        ]
+        layers: list[Any] = []
+        for layer in graph.layers:
+            if not isinstance(layer, keras.layers.InputLayer):
+                new = self._operation(layer)
+                layers += new.layers if isinstance(new, Chain) else [new]
         first = graph._layers[0] if graph._layers else None
         if isinstance(first, keras.layers.InputLayer):
             tensor = graph.inputs[0] if graph._functional else first.output

@@ -22,7 +22,8 @@ LAYERS = [
     ["pruner"],
     ["callbacks"],
     ["export"],
-    ["inspection", "structure"],
+    ["inspection", "structure", "preparation"],
+    ["advice"],
     ["demo"],
     ["demo_view"],
     ["__init__"],
@@ -97,6 +98,7 @@ def test_import_brings_in_nothing_heavy():
 
 def test_public_names():
     assert sorted(kprune.__all__) == [
+        "Advice",
         "Allocation",
         "Budget",
         "Channel",
@@ -112,6 +114,7 @@ def test_public_names():
         "Magnitude",
         "Plan",
         "PolynomialDecay",
+        "PrepareReport",
         "Pruned",
         "PruningCallback",
         "PruningReport",
@@ -122,10 +125,12 @@ def test_public_names():
         "ShrinkPlan",
         "ShrinkReport",
         "Uniform",
+        "advise",
         "export",
         "hold_zeros",
         "inspect",
         "plan_shrink",
+        "prepare",
         "prune",
         "register_coupling",
         "register_prunable",

@@ -123,6 +123,16 @@ def test_export_for_a_microcontroller(saved, tmp_path):
     assert report["files"] == [str(out)]
 
 
+def test_advice_is_shown_as_text_and_as_json(saved):
+    result = run("advise", saved, "--target", "microcontroller")
+    assert result.exit_code == 0
+    assert "on microcontroller (TensorFlow Lite Micro), at 0.8" in result.stdout
+    result = run("advise", saved, "--sparsity", "0.5", "--json")
+    found = json.loads(result.stdout)
+    assert (found["target"], found["sparsity"]) == ("android", 0.5)
+    assert refused(run("advise", saved, "--sparsity", "50"), "advise: `sparsity`")
+
+
 def test_weights_are_encoded_and_names_kept_where_wanted(saved, tmp_path):
     model = keras.models.load_model(saved)
     for variable in model.weights:

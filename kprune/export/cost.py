@@ -47,19 +47,31 @@ def count_macs(file: TFLiteFile) -> Macs:
     uncounted = set()
     for graph in file.subgraphs:
         for operator in graph.operators:
-            weights = _weights(graph, operator)
-            if weights is None or operator.name not in _USES:
+            found = uses(graph, operator)
+            if found is None:
                 uncounted.add(operator.name)
                 continue
-            activations, _, uses = _USES[operator.name]
-            times = uses(
-                graph.tensors[operator.inputs[activations]].shape,
-                weights.shape,
-                graph.tensors[operator.outputs[0]].shape,
-            )
+            weights, times = found
             total += times * weights.size
             nonzero += times * nonzeros(weights)
     return Macs(total, nonzero, tuple(sorted(uncounted)))
+
+
+def uses(graph: Subgraph, operator: Operator) -> tuple[Tensor, int] | None:
+    """Returns an operator's weights and how often each element is used at batch 1.
+
+    Returns:
+        `None` if the operator is not counted, or its shapes are not known.
+    """
+    weights = _weights(graph, operator)
+    if weights is None:
+        return None
+    activations, _, times = _USES[operator.name]
+    return weights, times(
+        graph.tensors[operator.inputs[activations]].shape,
+        weights.shape,
+        graph.tensors[operator.outputs[0]].shape,
+    )
 
 
 def nonzeros(tensor: Tensor) -> int:

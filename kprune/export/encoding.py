@@ -141,6 +141,22 @@ def encode(data: bytes, limit: int | None = None) -> bytes:
     return smaller if len(smaller) < len(plain) else plain
 
 
+def pruned_bytes(size: int, kept: int, width: int) -> int:
+    """Returns what a weight takes if its zeros are bits, or as it is if that is less.
+
+    Args:
+        size: Number of elements.
+        kept: How many are not zero.
+        width: Bytes of one.
+    """
+    pruned = _pruning(size, kept, width)
+    return pruned if size * width - pruned > _OVERHEAD else size * width
+
+
+def _pruning(size: int, kept: int, width: int) -> int:
+    return HEADER + -(-size // 8) + kept * width
+
+
 def alternate_bytes(data: bytes) -> int:
     """Returns the memory that holds what is decoded for any one operator, in bytes.
 
@@ -232,7 +248,7 @@ def _best(
     )
     if limit is not None and raw > limit:
         return as_it_is
-    pruned = HEADER + -(-array.size // 8) + kept * array.itemsize
+    pruned = _pruning(array.size, kept, array.itemsize)
     found = [dataclasses.replace(as_it_is, method=PRUNING, bytes=pruned)]
     # One table, or one per scale: the runtime goes by the scales, whatever axis the
     # header names (measured).

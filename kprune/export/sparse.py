@@ -8,6 +8,7 @@ of integer ones LiteRT 2.3 refuses some, and others are larger than dense (measu
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from kprune.export import tflite
@@ -72,3 +73,22 @@ def store(plain: bytes, encode: bool | None, convert: Callable[[], bytes]) -> Sp
 def _worth(tensor: Tensor) -> bool:
     zeros = tensor.zero_mask
     return zeros is not None and zeros.ndim in (2, 4) and float(zeros.mean()) >= _LEAST
+
+
+def sparse_bytes(shape: tuple[int, ...], kept: int, width: int) -> int:
+    """Returns what the converter stores of a weight with zeros, about.
+
+    The last dimension is compressed: for each row where its elements begin, and for
+    each element its place in the row.
+
+    Args:
+        shape: The weight's shape in the file.
+        kept: How many elements are not zero.
+        width: Bytes of one.
+    """
+    rows = math.prod(shape[:-1])
+    return kept * (width + _index_bytes(shape[-1])) + (rows + 1) * _index_bytes(kept)
+
+
+def _index_bytes(largest: int) -> int:
+    return 1 if largest < 2**8 else 2 if largest < 2**16 else 4

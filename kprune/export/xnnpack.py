@@ -22,6 +22,7 @@ import enum
 from collections.abc import Callable, Mapping
 
 from kprune.export.cost import nonzeros
+from kprune.export.origin import told
 from kprune.export.tflite import Operator, Subgraph, Tensor, TFLiteFile, Window
 
 
@@ -91,6 +92,9 @@ _XNNPACKS = frozenset(
 # What unpacks weights when the file is loaded: XNNPACK sees the weights only.
 _UNPACKING = frozenset(("DENSIFY", "DEQUANTIZE"))
 _SPATIAL = {1, 2}
+_NO_END = (
+    "nothing that it leads to is a mean over height and width (GlobalAveragePooling2D)"
+)
 _UNPADDED = (0, 0, 0, 0)
 
 
@@ -111,6 +115,7 @@ class _Node:
         unfit: Why it does none of these.
         trouble: Why the part that it leads or belongs to stays in NHWC.
         part: The place of the node that leads its part.
+        called: What it is called in messages.
     """
 
     place: int
@@ -124,6 +129,7 @@ class _Node:
     unfit: str = ""
     trouble: str = ""
     part: int = 0
+    called: str = ""
 
 
 def judge(file: TFLiteFile, nonzero: Callable[[Tensor], int] = nonzeros) -> Verdict:
@@ -146,11 +152,9 @@ class _Judge:
         if self._find_parts():
             self._check_readers()
         else:
+            ends = [node.trouble for node in self.nodes if node.leaves]
             for node in self.nodes:
-                node.trouble = node.trouble or (
-                    "nothing that it leads to is a mean over height and width "
-                    "(GlobalAveragePooling2D)"
-                )
+                node.trouble = node.trouble or next(iter(ends), _NO_END)
         self.params, self.zeros = self._count(nonzero)
 
     def verdict(self) -> Verdict:
@@ -199,7 +203,7 @@ class _Judge:
         for index in node.inputs:
             maker = self.made.get(index)
             if maker is None:
-                node.trouble = node.trouble or f"{_said(node)} reads the model's input"
+                node.trouble = node.trouble or f"{node.called} reads the model's input"
             elif (maker.enters or maker.inside) and not maker.trouble:
                 maker.leaves = False
                 changed |= maker.part != node.part
@@ -220,7 +224,7 @@ class _Judge:
                     leader = self.nodes[read_by_members[index].part]
                     why = outsider.unfit or self.nodes[outsider.part].trouble
                     leader.trouble = leader.trouble or (
-                        f"what {_said(self.made[index])} makes is read elsewhere, too: "
+                        f"what {self.made[index].called} makes is read elsewhere, too: "
                         f"{why}"
                     )
 
@@ -275,7 +279,7 @@ class _Judge:
             return ""
         tensors, operator = self.graph.tensors, node.operator
         if operator.name in _REDUCTIONS and _axes(self.graph, operator) != _SPATIAL:
-            return f"{_said(node)} is over other axes than height and width"
+            return f"{node.called} is over other axes than height and width"
         # XNNPACK gives a value its layout where it is read, and looks at nothing else.
         index = operator.outputs[0]
         readers = [reader for reader in self.nodes if index in reader.inputs]
@@ -283,10 +287,10 @@ class _Judge:
         if node.leaves or len(tensors[index].shape) != 4:
             return ""
         if index in self.graph.outputs:
-            return f"what {_said(node)} makes is an output of the model, in NCHW"
+            return f"what {node.called} makes is an output of the model, in NCHW"
         if others:
             return (
-                f"nothing turns what {_said(node)} makes into NHWC again: "
+                f"nothing turns what {node.called} makes into NHWC again: "
                 f"{others[0].unfit or self.nodes[others[0].part].trouble}"
             )
         return ""
@@ -321,6 +325,7 @@ def _nodes(graph: Subgraph) -> list[_Node]:
     left = [node for node in nodes if node.position not in fused]
     for place, node in enumerate(left):
         node.place = node.part = place
+        node.called = told(graph, node.position)
         _set_roles(graph, node)
     return left
 
@@ -371,7 +376,7 @@ def _set_roles(graph: Subgraph, node: _Node) -> None:
     """Says what a node can do in NCHW, or why nothing."""
     operator = node.operator
     rank = len(_shape(graph.tensors, node))
-    name, said = operator.name, _said(node)
+    name, said = operator.name, node.called
     if not _computes_in_floats(graph, node):
         node.unfit = f"{said} does not compute in floating point"
     elif name == "CONV_2D":
@@ -397,12 +402,14 @@ def _set_roles(graph: Subgraph, node: _Node) -> None:
     elif name == "RESIZE_BILINEAR" and min(_shape(graph.tensors, node)[1:3]) > 1:
         node.inside = True
     else:
-        node.unfit = f"{said} is none of the operators that skip zeros or go with them"
+        node.unfit = (
+            f"{said} is none of the operators that go with those that skip zeros"
+        )
 
 
 def _set_convolution(graph: Subgraph, node: _Node) -> None:
     weights, window = _weights(graph, node.operator), node.operator.window
-    said = _said(node)
+    said = node.called
     if weights is None or window is None:
         node.unfit = f"{said} has weights that are no constants"
         return
@@ -428,7 +435,7 @@ def _set_convolution(graph: Subgraph, node: _Node) -> None:
 
 def _unfit_depthwise(graph: Subgraph, node: _Node) -> str:
     weights, window = _weights(graph, node.operator), node.operator.window
-    said = _said(node)
+    said = node.called
     if weights is None or window is None:
         return f"{said} has weights that are no constants"
     kernel, strides = weights.shape[1:3], window.strides
@@ -449,7 +456,7 @@ def _unfit_depthwise(graph: Subgraph, node: _Node) -> str:
 
 def _badly_padded(node: _Node, margin: int) -> str:
     return (
-        f"{_said(node)} must be padded by {margin} on all four sides: put "
+        f"{node.called} must be padded by {margin} on all four sides: put "
         f"ZeroPadding2D({margin}) before it and set padding='valid', and give it an "
         "even height and width if it has a stride of 2"
     )
@@ -497,7 +504,3 @@ def _shape(tensors: tuple[Tensor, ...], node: _Node) -> tuple[int, ...]:
     """Returns the shape of what a node reads, whatever pads it."""
     index = node.operator.inputs[0]
     return tensors[index].shape if index >= 0 else ()
-
-
-def _said(node: _Node) -> str:
-    return f"operator {node.position} ({node.operator.name})"
