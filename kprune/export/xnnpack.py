@@ -89,6 +89,7 @@ _XNNPACKS = frozenset(
     PRELU SOFTMAX SUB
     """.split()
 )
+_MOST_CONCATENATED = 4
 # What unpacks weights when the file is loaded: XNNPACK sees the weights only.
 _UNPACKING = frozenset(("DENSIFY", "DEQUANTIZE"))
 _SPATIAL = {1, 2}
@@ -209,7 +210,12 @@ class _Judge:
                 changed |= maker.part != node.part
                 maker.part = node.part = max(maker.part, node.part)
             else:
-                node.trouble = node.trouble or maker.trouble or maker.unfit
+                node.trouble = (
+                    node.trouble
+                    or maker.trouble
+                    or maker.unfit
+                    or f"{maker.called} leaves the part that skips zeros"
+                )
         return changed
 
     def _check_readers(self) -> None:
@@ -220,7 +226,7 @@ class _Judge:
         for outsider in outsiders:
             for index in read_by_members.keys() & set(outsider.inputs):
                 # XNNPACK does not see what reads a value outside of it.
-                if outsider.operator.name in _XNNPACKS:
+                if _is_xnnpacks(outsider.operator):
                     leader = self.nodes[read_by_members[index].part]
                     why = outsider.unfit or self.nodes[outsider.part].trouble
                     leader.trouble = leader.trouble or (
@@ -265,6 +271,10 @@ class _Judge:
             return node.unfit
         if trouble := self.nodes[node.part].trouble:
             return trouble
+        # Measured; not relied on where it would make a file right.
+        for other in self.nodes:
+            if other.part == node.part and _adds_to_itself(other):
+                return f"{other.called} adds a value to itself"
         if not self._enough(node.part):
             share = self.zeros[node.part] / self.params[node.part]
             return (
@@ -336,6 +346,16 @@ def _readers(graph: Subgraph, index: int) -> list[Operator | None]:
         operator for operator in graph.operators if index in operator.inputs
     ]
     return readers + [None] * graph.outputs.count(index)
+
+
+def _adds_to_itself(node: _Node) -> bool:
+    return node.operator.name == "ADD" and len(set(node.inputs)) < len(node.inputs)
+
+
+def _is_xnnpacks(operator: Operator) -> bool:
+    if operator.name == "CONCATENATION":
+        return len(operator.inputs) <= _MOST_CONCATENATED
+    return operator.name in _XNNPACKS
 
 
 def _padding(graph: Subgraph, operator: Operator) -> tuple[int, int, int, int] | None:
