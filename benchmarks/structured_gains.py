@@ -127,12 +127,10 @@ def in_tflm(files: dict[str, Any], count: int) -> dict[str, list[float]]:
 
     loaded = {}
     for name, (content, session, one) in files.items():
-        details = session.inputs[0]
-        scale, zero = details["quantization"]
-        value = np.clip(np.rint(one.arrays[0] / scale) + zero, -128, 127)
+        value = session.ends.inputs[0].quantize(one.arrays[0])
         arena = max(20 * len(content), 4 << 20)
         interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-        loaded[name] = (interpreter, value.astype(np.int8))
+        loaded[name] = (interpreter, value)
     times: dict[str, list[float]] = {name: [] for name in files}
     for index, order in enumerate(protocol.rounds(list(files), count + 1)):
         for name in order:
@@ -179,7 +177,7 @@ def measure(name: str, runtime: str, rounds: int) -> dict[str, Any]:
     }
     if runtime == "TFLM":
         for key, (content, session, one) in files.items():
-            needed = run_in_tflm(content, session, one, None).arena_bytes
+            needed = run_in_tflm(content, session.ends, one).arena_bytes
             facts[key]["arena_bytes"] = needed
     judged = protocol.judged(share, at_least=LEAST)
     return {**judged, "multiple": budget.multiple, "gains": gains, "files": facts}

@@ -329,7 +329,7 @@ def flash() -> str:
                 f"{arena['slimmed']:,} to {arena['encoded']:,}",
                 f"{arena['elsewhere']:,} and {arena['other_memory']:,}",
                 f"{time['arena']['ratio']:.2f}",
-                f"{result['same_on_inputs']:,}",
+                f"{result['samples']:,}",
             ]
         )
     head = [

@@ -21,6 +21,7 @@ from kprune.export.compare import compare
 from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
+from kprune.export.ends import described
 from kprune.export.files import check_path, write_together
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
@@ -32,7 +33,13 @@ from kprune.export.pruned import parameters, records, weights_of
 from kprune.export.samples import Samples, collect, first_batch, random_samples
 from kprune.export.slim import slim as slimmed
 from kprune.export.targets import NEEDS_DATA, Target, choose
-from kprune.export.tflm import MicroRun, check_installed, check_operators
+from kprune.export.tflm import (
+    RUN_SECONDS,
+    MicroRun,
+    check_installed,
+    check_operators,
+    check_seconds,
+)
 from kprune.export.tflm import run as run_in_tflm
 from kprune.export.unrolling import without_loops
 from kprune.report import (
@@ -64,6 +71,7 @@ def export(
     encode: bool = False,
     decoding_bytes: int | None = None,
     slim: bool | None = None,
+    run_seconds: float = RUN_SECONDS,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -107,6 +115,9 @@ def export(
             decoded it takes as many in memory. By default weights of any size.
         slim: Whether to leave out what no runtime reads, such as the names of inner
             tensors. By default for microcontrollers only: other tools show the names.
+        run_seconds: The most seconds to run samples for in TensorFlow Lite Micro, per
+            run, of which an encoded file needs three. Its kernels for this machine are
+            slow: raise it to compare outputs on all of many samples.
 
     Returns:
         What was measured. `print` it.
@@ -123,6 +134,7 @@ def export(
     chosen, quantization = choose(target, quantization)
     _check_options(quantization, representative_data, num_samples, tolerance)
     _check_encoding(encode, decoding_bytes, chosen)
+    check_seconds("run_seconds", run_seconds)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
@@ -158,7 +170,7 @@ def export(
     run = encoded = None
     if micro:
         filled = without_zeros(data) if benchmark and not encode else None
-        run = run_in_tflm(data, session, samples, filled)
+        run = run_in_tflm(data, session.ends, samples, filled, run_seconds=run_seconds)
         in_tflm = compare(names, chosen.runtime, expected, run.outputs, session.steps)
         check_differences(in_tflm, quantization, tolerance)
         differences += in_tflm
@@ -168,11 +180,12 @@ def export(
                 data,
                 _size(data),
                 run,
-                session,
+                session.ends,
                 samples,
                 called,
                 decoding_bytes,
                 benchmark,
+                run_seconds,
             )
 
     dense_data, dense_from = _dense_file(
@@ -435,8 +448,8 @@ def _report(
         target=target.name,
         runtime=target.runtime,
         quantization=quantization,
-        inputs=_described([item.name for item in interface.inputs], session.inputs),
-        outputs=_described(interface.output_names, session.outputs),
+        inputs=described(session.ends.inputs),
+        outputs=described(session.ends.outputs),
         size=_size(data),
         dense_size=dense_size,
         dense_from=dense_from,
@@ -466,15 +479,6 @@ def _report(
             *notes.of_latency(latency),
             *(fact.text for fact in target.facts),
         ),
-    )
-
-
-def _described(
-    names: Sequence[str], details: Sequence[dict[str, Any]]
-) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    return tuple(
-        (name, tuple(int(n) for n in item["shape"]), np.dtype(item["dtype"]).name)
-        for name, item in zip(names, details, strict=True)
     )
 
 

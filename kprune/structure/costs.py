@@ -221,7 +221,7 @@ class Arena(Measured):
     def read(self, file: File) -> float:
         """Returns the bytes that a file needs."""
         one = Samples(tuple(array[:1] for array in file.samples.arrays), True)
-        return run(file.content, file.session, one, None).arena_bytes
+        return run(file.content, file.session.ends, one).arena_bytes
 
     @property
     def how(self) -> str:
@@ -262,7 +262,7 @@ def race(before: File, file: File, device: Target) -> Latency:
     row = next(file.samples.rows())
     if device.name == "microcontroller":
         one = Samples(tuple(row), True)
-        pair = run(file.content, file.session, one, before.content).times
+        pair = run(file.content, file.session.ends, one, before.content).times
     else:
         pair = tuple(times([before.session, file.session], row))
     return summarise(device.runtime, "the model as it is", *pair)

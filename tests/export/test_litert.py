@@ -3,22 +3,8 @@ import numpy as np
 import pytest
 
 from kprune.export.interface import of_model
-from kprune.export.litert import Session, dequantize, quantize, times
+from kprune.export.litert import Session, times
 from kprune.export.samples import collect
-
-
-def test_quantising_rounds_and_clips():
-    details = {"dtype": np.int8, "quantization": (0.5, -3)}
-    stored = quantize(np.array([0.0, 0.26, 1e9, -1e9]), details)
-    assert stored.dtype == np.int8
-    assert stored.tolist() == [-3, -2, 127, -128]
-    assert dequantize(stored, details).tolist() == [0.0, 0.5, 65.0, -62.5]
-
-
-def test_floats_pass_through():
-    details = {"dtype": np.float32, "quantization": (0.0, 0)}
-    values = np.array([1.25], np.float32)
-    assert quantize(values, details) == values == dequantize(values, details)
 
 
 def test_a_session_runs_all_samples(cnn_files):
