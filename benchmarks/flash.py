@@ -7,7 +7,7 @@ Int8 files of networks with random weights, the smallest of each kernel set to z
 as TensorFlow's converter writes them, slimmed, and encoded by
 `kprune.export(..., encode=True)`, which runs both in TensorFlow Lite Micro and compares
 their outputs bit for bit on 1,000 inputs. Times are CPU time with the runtime's
-reference kernels, ratios taken within rounds in which the files take turns. About three
+reference kernels, ratios taken within rounds in which the files take turns. About five
 minutes on one core.
 """
 

@@ -24,6 +24,7 @@ import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
 from kprune.coupling.graph import analyse  # noqa: E402
 from kprune.export.convert import convert  # noqa: E402
+from kprune.export.ends import of_file  # noqa: E402
 from kprune.export.interface import of_model  # noqa: E402
 from kprune.export.litert import Session  # noqa: E402
 from kprune.export.samples import Samples, random_samples  # noqa: E402
@@ -99,7 +100,7 @@ def exported(model: keras.Model, target: str) -> tuple[bytes, Session, Samples]:
     samples = random_samples(interface.inputs)
     content = convert(interface, model, "int8", samples, target == "microcontroller")
     one = Samples(tuple(array[:1] for array in samples.arrays), True)
-    return content, Session(content, interface), one
+    return content, Session(content, of_file(content, interface)), one
 
 
 def in_litert(files: dict[str, Any], count: int) -> dict[str, list[float]]:

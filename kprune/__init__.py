@@ -7,13 +7,14 @@ from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import Criterion, Magnitude
 from kprune.export import export
+from kprune.export.bench import bench
 from kprune.granularity import Channel, Element, Granularity
 from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
 from kprune.prunable import register_prunable
-from kprune.report import PruningReport, Report
+from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
     Epochs,
@@ -26,6 +27,7 @@ from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
     "Allocation",
+    "BenchReport",
     "Budget",
     "Channel",
     "ConstantSparsity",
@@ -50,6 +52,7 @@ __all__ = [
     "ShrinkPlan",
     "ShrinkReport",
     "Uniform",
+    "bench",
     "export",
     "hold_zeros",
     "inspect",

@@ -98,6 +98,7 @@ def test_import_brings_in_nothing_heavy():
 def test_public_names():
     assert sorted(kprune.__all__) == [
         "Allocation",
+        "BenchReport",
         "Budget",
         "Channel",
         "ConstantSparsity",
@@ -122,6 +123,7 @@ def test_public_names():
         "ShrinkPlan",
         "ShrinkReport",
         "Uniform",
+        "bench",
         "export",
         "hold_zeros",
         "inspect",

@@ -5,7 +5,6 @@ own. Everything that can be checked is checked before anything is converted, and
 files are written last, after the file has loaded, run and agreed with Keras.
 """
 
-import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ from kprune.export.compare import compare
 from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
-from kprune.export.ends import described
-from kprune.export.files import check_path, write_together
+from kprune.export.ends import described, of_file
+from kprune.export.files import check_path, read_tflite, write_together
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
-from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
+from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
 from kprune.export.litert import Session, times
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
@@ -52,8 +51,6 @@ from kprune.report import (
 )
 
 _BATCH = 32
-
-_MICRO = "TensorFlow Lite Micro, reference kernels"
 
 
 def export(
@@ -139,7 +136,7 @@ def export(
     if npu is not None:
         vela.check_installed(chosen)
     if micro:
-        check_installed(chosen.name)
+        check_installed(f"target={chosen.name!r}")
         if c_source:
             check_free(file)
     check_backend()
@@ -161,7 +158,7 @@ def export(
         check_operators(data, chosen)
     if chosen.slim if slim is None else slim:
         data = slimmed(data)
-    session = Session(data, interface)
+    session = Session(data, of_file(data, interface))
     names = interface.output_names
     differences = compare(
         names, "LiteRT", expected, session.run(samples), session.steps
@@ -178,7 +175,7 @@ def export(
             called = weight_names(weights_of(model), tflite.parse(data))
             encoded = encode_and_prove(
                 data,
-                _size(data),
+                FileSize.of(data),
                 run,
                 session.ends,
                 samples,
@@ -192,7 +189,15 @@ def export(
         dense, data, quantization, interface, computing
     )
     latency = _latency(
-        session, data, dense_data, dense_from, samples, run, encoded, benchmark
+        session,
+        interface,
+        data,
+        dense_data,
+        dense_from,
+        samples,
+        run,
+        encoded,
+        benchmark,
     )
     content = data if encoded is None else encoded.content
     contents = {file: content}
@@ -215,7 +220,7 @@ def export(
         quantization=quantization,
         contents=contents,
         plain=data,
-        dense_size=_size(dense_data),
+        dense_size=FileSize.of(dense_data),
         dense_from=dense_from,
         session=session,
         interface=interface,
@@ -292,17 +297,7 @@ def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) ->
 def _read_dense(dense: Any) -> bytes:
     if not isinstance(dense, (str, os.PathLike)):
         raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
-    try:
-        data = Path(dense).read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"Cannot read `dense`, {str(dense)!r}: {error.strerror}."
-        ) from error
-    try:
-        tflite.parse(data)
-    except ValueError as error:
-        raise ValueError(f"`dense`, {str(dense)!r}: {error}") from error
-    return data
+    return read_tflite("dense", dense)
 
 
 def _interface_and_samples(
@@ -359,6 +354,7 @@ def _dense_file(
 
 def _latency(
     session: Session,
+    interface: Interface,
     data: bytes,
     dense_data: bytes,
     dense_from: str,
@@ -370,23 +366,22 @@ def _latency(
     if not benchmark:
         return ()
     if encoded is not None:  # No other runtime runs it.
-        elsewhere = f"{_MICRO}, decoding outside of the arena"
+        elsewhere = f"{MICRO}, decoding outside of the arena"
         return (
-            summarise(_MICRO, PLAIN, *encoded.run.times),
+            summarise(MICRO, PLAIN, *encoded.run.times),
             summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
         )
-    interface = session.interface
     row = next(samples.rows())
-    baselines = {FILLED: Session(without_zeros(data), interface)}
+    baselines = {FILLED: Session(without_zeros(data), session.ends)}
     if _same_interface(dense_data, data):
-        baselines[DENSE] = Session(dense_data, interface)
+        baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
     found = times([*baselines.values(), session], row)
     result = [
-        summarise("LiteRT, 1 thread", name, before, found[-1])
+        summarise(LITERT, name, before, found[-1])
         for name, before in zip(baselines, found, strict=False)
     ]
     if run is not None and run.times:
-        result.append(summarise(_MICRO, FILLED, *run.times))
+        result.append(summarise(MICRO, FILLED, *run.times))
     return tuple(result)
 
 
@@ -405,10 +400,6 @@ def _ends(data: bytes) -> list[dict[str, tuple[int, ...]]] | None:
         {name: tensors[index].shape for name, index in named.items()}
         for named in (signature.inputs, signature.outputs)
     ]
-
-
-def _size(data: bytes) -> FileSize:
-    return FileSize(len(data), len(gzip.compress(data, 9, mtime=0)))
 
 
 def _report(
@@ -450,7 +441,7 @@ def _report(
         quantization=quantization,
         inputs=described(session.ends.inputs),
         outputs=described(session.ends.outputs),
-        size=_size(data),
+        size=FileSize.of(data),
         dense_size=dense_size,
         dense_from=dense_from,
         weights=weights,

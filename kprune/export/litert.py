@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kprune.export.ends import Ends, of_file, without_batch
-from kprune.export.interface import Interface
+from kprune.export.ends import Ends, without_batch
 from kprune.export.quiet import captured_output
 from kprune.export.samples import Samples
 
@@ -20,14 +19,13 @@ class Session:
 
     Args:
         data: The `.tflite` file.
-        interface: The inputs and outputs of the model that it was made of, in whose
-            order samples hold them. By default those of the file, in its order.
+        ends: Its inputs and outputs, in the order of the samples.
 
     Raises:
         ValueError: If LiteRT cannot load it.
     """
 
-    def __init__(self, data: bytes, interface: Interface | None = None) -> None:
+    def __init__(self, data: bytes, ends: Ends) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         failure: Exception | None = None
@@ -41,8 +39,6 @@ class Session:
             raise ValueError(
                 f"LiteRT cannot load the file: {failure}\n{printed.tail()}"
             ) from failure
-        self.interface = interface
-        ends = of_file(data, interface)
         # Free dimensions have got a size now.
         shapes = {
             details["index"]: tuple(map(int, details["shape"]))

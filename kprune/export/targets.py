@@ -276,10 +276,10 @@ def choose(target: str, quantization: str | None) -> tuple[Target, str]:
     Raises:
         ValueError: If either is unknown, or the target cannot run the quantisation.
     """
-    found = TARGETS[_known("target", target, TARGETS)]
+    found = TARGETS[known("target", target, TARGETS)]
     if quantization is None:
         return found, found.default_quantization
-    quantization = _known("quantization", quantization, QUANTIZATIONS)
+    quantization = known("quantization", quantization, QUANTIZATIONS)
     if quantization in found.refused:
         raise ValueError(
             f"target={found.name!r} cannot run quantization={quantization!r}: "
@@ -288,7 +288,7 @@ def choose(target: str, quantization: str | None) -> tuple[Target, str]:
     return found, quantization
 
 
-def _known(argument: str, value: object, allowed: Iterable[str]) -> str:
+def known(argument: str, value: object, allowed: Iterable[str]) -> str:
     """Returns `value` if allowed; otherwise raises, naming the nearest allowed one."""
     names = tuple(allowed)
     if isinstance(value, str) and value in names:

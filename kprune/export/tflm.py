@@ -56,11 +56,11 @@ class MicroRun:
     times: tuple[list[float], ...]
 
 
-def check_installed(target: str = "microcontroller") -> None:
+def check_installed(wanted: str = "target='microcontroller'") -> None:
     """Raises a `ValueError` with the cure if tflite-micro is not installed."""
     if importlib.util.find_spec("tflite_micro") is None:
         raise ValueError(
-            f"target={target!r} runs the file in TensorFlow Lite Micro, whose "
+            f"{wanted} runs the file in TensorFlow Lite Micro, whose "
             "package is not installed. Install it: pip install 'kprune[micro]'"
         )
 

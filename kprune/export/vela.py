@@ -19,7 +19,7 @@ from kprune.report import NpuEstimate
 
 _TIMEOUT_SECONDS = 600.0
 _KIB = 1024
-_OPERATOR = "CUSTOM:ethos-u"
+OPERATOR = "CUSTOM:ethos-u"
 _MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 
 
@@ -89,7 +89,7 @@ def _run(folder: Path, npu: Npu) -> None:
 
 def _estimate(content: bytes, row: dict[str, str]) -> NpuEstimate:
     counts = tflite.parse(content).operator_counts()
-    counts.pop(_OPERATOR, None)
+    counts.pop(OPERATOR, None)
     return NpuEstimate(
         cycles=round(float(row["cycles_total"])),
         npu_cycles=round(float(row["cycles_npu"])),

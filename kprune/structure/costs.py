@@ -15,6 +15,7 @@ import numpy as np
 from kprune.coupling.graph import analyse
 from kprune.coupling.groups import Coupling
 from kprune.export.convert import check_backend, convert
+from kprune.export.ends import of_file
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import summarise
 from kprune.export.litert import Session, times
@@ -107,7 +108,7 @@ class File:
     @functools.cached_property
     def session(self) -> Session:
         """The file, loaded in LiteRT."""
-        return Session(self.content, self.interface)
+        return Session(self.content, of_file(self.content, self.interface))
 
 
 class Files:

@@ -19,14 +19,14 @@ L = keras.layers
 def run(model, data, file, baseline=None):
     interface = of_model(model)
     samples = collect(data, interface.inputs, 8)
-    session = Session(file, interface)
+    session = Session(file, of_file(file, interface))
     return session.run(samples), tflm.run(file, session.ends, samples, baseline)
 
 
 def test_int8_agrees_with_litert_within_a_step(cnn_files):
     file = cnn_files["int8"]
     (expected,), found = run(nets.cnn(), nets.images(), file, without_zeros(file))
-    step = Session(file, of_model(nets.cnn())).steps[0]
+    step = Session(file, of_file(file)).steps[0]
     assert np.abs(expected - found.outputs[0]).max() <= 1.01 * step
     assert len(found.times) == 2 and len(found.times[0]) == len(found.times[1]) >= 5
 
