@@ -15,6 +15,7 @@ from kprune.export.compare import LIMITS, compare
 from kprune.export.encoding import DECODE
 from kprune.export.ends import End, Ends, described, of_file
 from kprune.export.files import read_tflite
+from kprune.export.flash import arena_of
 from kprune.export.interface import Input
 from kprune.export.latency import LITERT, MICRO, spread, summarise
 from kprune.export.litert import Session, times
@@ -184,7 +185,7 @@ def _choose(runtime: str | None, files: list[_File]) -> tuple[str, str]:
         )
     chosen = runtime or ("tflm" if encoded else "litert")
     if chosen == "tflm":
-        check_installed("runtime='tflm'" if runtime else encoded[0].named)
+        check_installed("runtime='tflm'" if runtime else f"{encoded[0].named},")
         for item in files:
             _check_not_sparse(item)
     if runtime:
@@ -288,11 +289,7 @@ def _in_tflm(files: list[_File], samples: Samples, seconds: float) -> list[_Meas
         except ValueError as error:
             raise ValueError(f"{item.named}: {error}") from error
     return [
-        _Measured(
-            found,
-            run.outputs,
-            Arena(run.arena_bytes, run.arena_head, run.arena_tail),
-        )
+        _Measured(found, run.outputs, arena_of(run))
         for found, run in zip(runs[-1].times, runs, strict=True)
     ]
 

@@ -83,9 +83,9 @@ class Session:
                 for values, end in zip(collected, self.ends.outputs, strict=True):
                     found = self._interpreter.get_tensor(end.index)
                     values.append(end.dequantize(found))
+            return [without_batch(np.stack(values)) for values in collected]
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"LiteRT fails when it runs the file: {error}") from error
-        return [without_batch(np.stack(values)) for values in collected]
 
 
 def times(

@@ -60,8 +60,8 @@ def check_installed(wanted: str = "target='microcontroller'") -> None:
     """Raises a `ValueError` with the cure if tflite-micro is not installed."""
     if importlib.util.find_spec("tflite_micro") is None:
         raise ValueError(
-            f"{wanted} runs the file in TensorFlow Lite Micro, whose "
-            "package is not installed. Install it: pip install 'kprune[micro]'"
+            f"{wanted} needs TensorFlow Lite Micro, and its package is not installed. "
+            "Install it: pip install 'kprune[micro]'"
         )
 
 

@@ -125,8 +125,11 @@ def test_a_runtime_that_hangs_is_stopped(cnn_files, tmp_path, monkeypatch):
     worker.write_text("import time; time.sleep(60)")
     monkeypatch.setattr(tflm, "__file__", str(tmp_path / "tflm.py"))
     monkeypatch.setattr(tflm, "_TIMEOUT_SECONDS", 0.5)
+    interface = of_model(nets.cnn())
+    samples = collect(nets.images(), interface.inputs, 1)
+    ends = of_file(cnn_files["int8"], interface)
     with pytest.raises(ValueError, match="did not finish"):
-        run(nets.cnn(), nets.images(), cnn_files["int8"])
+        tflm.run(cnn_files["int8"], ends, samples, run_seconds=0.1)
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
