@@ -269,6 +269,76 @@ def export(
     typer.echo(report.to_json() if json else str(report))
 
 
+@app.command(
+    epilog="Examples:  [bold]kprune bench m.tflite[/bold]  |  "
+    "[bold]kprune bench small.tflite --baseline dense.tflite[/bold]  |  "
+    "[bold]kprune bench m.tflite --device android[/bold]"
+)
+def bench(
+    file: Annotated[Path, typer.Argument(help="The .tflite file.")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .tflite file with the same inputs and outputs, to take turns with."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs to run on, as real values: a .npy file, or a .npz file with "
+            "one array for each input, under the input's name.",
+            show_default="random values",
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="[bold]litert[/bold], or [bold]tflm[/bold] for TensorFlow Lite Micro "
+            "with its reference kernels.",
+            show_default="litert, and tflm for encoded weights",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="The most samples to compare outputs on.")
+    ] = 32,
+    seconds: Annotated[
+        float, typer.Option(help="The most seconds to spend on times.")
+    ] = 2.0,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure nothing, and show how to time the file on a device: "
+            "[bold]android[/bold] (with adb) or [bold]board[/bold]."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Time a file here, alone or in turns with a baseline.
+
+    Prints CPU milliseconds of one thread and bytes; beside a baseline also the
+    ratio of the times, and how far the outputs are apart.
+    """
+    with _refusals():
+        if device is not None and json:
+            raise ValueError("--device prints text to read. Leave --json out.")
+        with _loading():
+            import kprune
+            from kprune.export.device import instructions
+        if device is not None:
+            typer.echo(instructions(device, file, baseline))
+            return
+        with _progress_console().status("Running and timing"):
+            report = kprune.bench(
+                file,
+                baseline,
+                None if data is None else _read_data(data),
+                runtime=runtime,
+                num_samples=samples,
+                seconds=seconds,
+            )
+    typer.echo(report.to_json() if json else str(report))
+
+
 def _read_data(path: Path) -> Any:
     """Returns the array of a `.npy` file, or the arrays of a `.npz` file by name."""
     import numpy as np

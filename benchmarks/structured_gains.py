@@ -24,6 +24,7 @@ import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
 from kprune.coupling.graph import analyse  # noqa: E402
 from kprune.export.convert import convert  # noqa: E402
+from kprune.export.ends import of_file  # noqa: E402
 from kprune.export.interface import of_model  # noqa: E402
 from kprune.export.litert import Session  # noqa: E402
 from kprune.export.samples import Samples, random_samples  # noqa: E402
@@ -99,7 +100,7 @@ def exported(model: keras.Model, target: str) -> tuple[bytes, Session, Samples]:
     samples = random_samples(interface.inputs)
     content = convert(interface, model, "int8", samples, target == "microcontroller")
     one = Samples(tuple(array[:1] for array in samples.arrays), True)
-    return content, Session(content, interface), one
+    return content, Session(content, of_file(content, interface)), one
 
 
 def in_litert(files: dict[str, Any], count: int) -> dict[str, list[float]]:
@@ -127,12 +128,10 @@ def in_tflm(files: dict[str, Any], count: int) -> dict[str, list[float]]:
 
     loaded = {}
     for name, (content, session, one) in files.items():
-        details = session.inputs[0]
-        scale, zero = details["quantization"]
-        value = np.clip(np.rint(one.arrays[0] / scale) + zero, -128, 127)
+        value = session.ends.inputs[0].quantize(one.arrays[0])
         arena = max(20 * len(content), 4 << 20)
         interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-        loaded[name] = (interpreter, value.astype(np.int8))
+        loaded[name] = (interpreter, value)
     times: dict[str, list[float]] = {name: [] for name in files}
     for index, order in enumerate(protocol.rounds(list(files), count + 1)):
         for name in order:
@@ -179,7 +178,7 @@ def measure(name: str, runtime: str, rounds: int) -> dict[str, Any]:
     }
     if runtime == "TFLM":
         for key, (content, session, one) in files.items():
-            needed = run_in_tflm(content, session, one, None).arena_bytes
+            needed = run_in_tflm(content, session.ends, one).arena_bytes
             facts[key]["arena_bytes"] = needed
     judged = protocol.judged(share, at_least=LEAST)
     return {**judged, "multiple": budget.multiple, "gains": gains, "files": facts}

@@ -329,7 +329,7 @@ def flash() -> str:
                 f"{arena['slimmed']:,} to {arena['encoded']:,}",
                 f"{arena['elsewhere']:,} and {arena['other_memory']:,}",
                 f"{time['arena']['ratio']:.2f}",
-                f"{result['same_on_inputs']:,}",
+                f"{result['samples']:,}",
             ]
         )
     head = [
@@ -345,6 +345,76 @@ def flash() -> str:
         "same bits on inputs",
     ]
     return table(head, rows, document)
+
+
+def combined() -> str:
+    """Returns the smallest file and the dense one that it is compared with."""
+    document = load("combined")
+    if document is None or not document["summary"]:
+        return NOT_RUN
+    first = document["summary"][0]
+    dense = first["dense_float32_bytes"]
+    rows = [
+        [
+            "dense, float32, in Keras",
+            f"{dense['microcontroller']:,} (for Android {dense['android']:,})",
+            "1",
+            f"{first['dense_accuracy']:.2f}" if "dense_accuracy" in first else "",
+            *[""] * 4,
+        ]
+    ]
+    for row in document["summary"]:
+        rows.append(
+            [
+                f"{row['macs']:g} of the MACs, {row['sparsity']:g} of these weights "
+                "zero, int8, encoded",
+                _range(row["bytes"], ","),
+                _range(row["times_smaller"], ".1f"),
+                f"{row['accuracy']:.2f}",
+                f"{row['range'][0]:.2f} to {row['range'][1]:.2f}",
+                str(row["seeds"]),
+                f"{row['lost']:+.2f}" if "lost" in row else "",
+                goal(row),
+            ]
+        )
+    head = [
+        "resnet8",
+        "bytes of the file",
+        "times smaller",
+        "accuracy, %",
+        "seeds' range",
+        "seeds",
+        "points lost",
+        "target",
+    ]
+    return table(head, rows, document)
+
+
+def smallest() -> str:
+    """Returns the README's sentence on the smallest file."""
+    document = load("combined")
+    if document is None or not document["summary"]:
+        return NOT_RUN
+    row = min(document["summary"], key=lambda row: max(row["bytes"]))
+    dense = min(row["dense_float32_bytes"].values())
+    text = (
+        f"{_range(row['bytes'], ',')} bytes in the place of the dense float32 file's "
+        f"{dense:,}: {_range(row['times_smaller'], '.1f')} times smaller. On "
+        f"Fashion-MNIST the file has {row['accuracy']:.2f} % in TensorFlow Lite Micro"
+    )
+    if "lost" in row:
+        text += (
+            f", the dense network, trained as long, {row['dense_accuracy']:.2f} % in "
+            f"Keras: {row['lost']:.2f} points lost"
+        )
+    seeds = "one seed" if row["seeds"] == 1 else f"mean of {row['seeds']} seeds"
+    return f"{text} ({seeds})."
+
+
+def _range(values: list[float], form: str) -> str:
+    """Returns the least and the greatest, or the one number that all are."""
+    ends = [format(end(values), form) for end in (min, max)]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def npu() -> str:
@@ -405,6 +475,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
         "flash": flash,
+        "combined": combined,
         "npu": npu,
         "shrink_time": shrink_time,
         "training_step": training_step,
@@ -415,6 +486,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "overview": overview,
         "channels": channels,
         "encoded": encoded,
+        "smallest": smallest,
     },
 }
 

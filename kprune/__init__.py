@@ -8,6 +8,7 @@ from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import Criterion, Magnitude
 from kprune.export import export
+from kprune.export.bench import bench
 from kprune.granularity import Channel, Element, Granularity
 from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
@@ -15,7 +16,7 @@ from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
-from kprune.report import PruningReport, Report
+from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
     Epochs,
@@ -29,6 +30,7 @@ from kprune.transform import hold_zeros, prune, release, strip
 __all__ = [
     "Advice",
     "Allocation",
+    "BenchReport",
     "Budget",
     "Channel",
     "ConstantSparsity",
@@ -55,6 +57,7 @@ __all__ = [
     "ShrinkReport",
     "Uniform",
     "advise",
+    "bench",
     "export",
     "hold_zeros",
     "inspect",

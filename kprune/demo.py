@@ -21,9 +21,9 @@ from kprune.callbacks import PruningCallback
 from kprune.config import check_fraction
 from kprune.export import export
 from kprune.export.csource import check_free
+from kprune.export.ends import of_file
 from kprune.export.files import write_together
-from kprune.export.interface import of_model
-from kprune.export.latency import summarise
+from kprune.export.latency import LITERT, summarise
 from kprune.export.litert import Session, times
 from kprune.export.samples import Samples
 from kprune.inspection import inspect
@@ -432,7 +432,8 @@ def _files(
             c_source=name == PRUNED_INT8,
         )
         reports.append(report)
-        sessions.append(Session(path.read_bytes(), of_model(model)))
+        content = path.read_bytes()
+        sessions.append(Session(content, of_file(content)))
     listener.progress(stage, len(plan), stages, "accuracy and latency")
     found = times(sessions, (data.x_test[:1],))
     rows = tuple(
@@ -443,7 +444,7 @@ def _files(
             sparsity=inspect(report.path).sparsity,
             size=report.size,
             arena=report.arena.bytes if report.arena else None,
-            latency=summarise("LiteRT, 1 thread", DENSE, found[0], seconds),
+            latency=summarise(LITERT, DENSE, found[0], seconds),
         )
         for (name, *_), report, session, seconds in zip(
             plan, reports, sessions, found, strict=True

@@ -6,6 +6,7 @@ hand its facts over in these words.
 """
 
 import dataclasses
+import gzip
 import json
 import math
 from collections.abc import Sequence
@@ -193,6 +194,11 @@ class FileSize:
     raw: int
     gzip: int
 
+    @classmethod
+    def of(cls, data: bytes) -> "FileSize":
+        """Returns the size of a file with these bytes."""
+        return cls(len(data), len(gzip.compress(data, 9, mtime=0)))
+
 
 @dataclasses.dataclass(frozen=True)
 class OutputDifference:
@@ -225,6 +231,23 @@ class OutputDifference:
     def max_steps(self) -> float | None:
         """The largest difference in integer steps of the output."""
         return None if self.step is None else self.max_abs / self.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Time of one run of a file, over rounds.
+
+    Args:
+        milliseconds: Median CPU milliseconds per run, one thread.
+        low: Lower quartile of them.
+        high: Upper quartile.
+        rounds: Number of rounds.
+    """
+
+    milliseconds: float
+    low: float
+    high: float
+    rounds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,7 +475,7 @@ class Report:
             self._encoding_lines(),
             self._npu_lines(),
             self._weight_lines(),
-            self._difference_lines(),
+            _difference_lines("Keras", self.differences, self.compared_on),
             self._latency_lines(),
             self._graph_lines(),
             [f"note: {note}" for note in self.notes],
@@ -460,17 +483,12 @@ class Report:
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
     def _summary(self) -> list[str]:
-        def described(tensors: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
-            return ", ".join(
-                f"{name} {_times(shape)} {dtype}" for name, shape, dtype in tensors
-            )
-
         return [
             f"{self.path}: target {self.target} ({self.runtime}), "
             f"quantization {self.quantization}",
             f"files    {', '.join(self.files)}",
-            f"inputs   {described(self.inputs)}",
-            f"outputs  {described(self.outputs)}",
+            f"inputs   {_described(self.inputs)}",
+            f"outputs  {_described(self.outputs)}",
         ]
 
     def _size_lines(self) -> list[str]:
@@ -570,35 +588,6 @@ class Report:
         header = ("weight", "shape", "asked", "zeros", "counted in")
         return table(header, [*rows, (*overall, "")])
 
-    def _difference_lines(self) -> list[str]:
-        rows = [
-            (
-                item.output,
-                item.runtime,
-                str(item.samples),
-                f"{item.max_abs:.3g}",
-                "-" if item.max_steps is None else f"{item.max_steps:.2f}",
-                f"{item.mean_abs:.3g}",
-                f"{item.relative:.3g}",
-                "-" if item.same_top is None else f"{item.same_top:.4f}",
-            )
-            for item in self.differences
-        ]
-        header = (
-            "output",
-            "run in",
-            "samples",
-            "largest",
-            "in steps",
-            "mean",
-            "relative",
-            "same top class",
-        )
-        return [
-            f"difference from Keras, on {self.compared_on}",
-            *table(header, rows),
-        ]
-
     def _latency_lines(self) -> list[str]:
         rows = [
             (
@@ -639,6 +628,151 @@ class Report:
                 f"(activations {self.arena.head:,}, structures {self.arena.tail:,})"
             )
         return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedFile:
+    """A `.tflite` file that was timed.
+
+    Args:
+        path: The file.
+        size: Its bytes.
+        timing: What one run takes.
+        arena: Memory in TensorFlow Lite Micro; `None` for LiteRT.
+    """
+
+    path: str
+    size: FileSize
+    timing: Timing
+    arena: Arena | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchReport:
+    """What `kprune.bench` measured.
+
+    Args:
+        runtime: The runtime that the files ran in.
+        reason: Why that one.
+        file: The file.
+        baseline: What it is compared with; `None` if with nothing.
+        latency: The times of both, and their ratio, taken within rounds.
+        inputs: For each input of the file its name, shape with the batch, and type.
+        outputs: The same for each output.
+        differences: How far the file's outputs are from the baseline's.
+        ran_on: What the inputs were.
+        notes: What else is to be known, in sentences.
+    """
+
+    runtime: str
+    reason: str
+    file: TimedFile
+    baseline: TimedFile | None
+    latency: Latency | None
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    differences: tuple[OutputDifference, ...]
+    ran_on: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain Python values."""
+        values = dataclasses.asdict(self)
+        for row, item in zip(values["differences"], self.differences, strict=True):
+            row["max_steps"] = item.max_steps
+        return values
+
+    def to_json(self) -> str:
+        """Returns the report as JSON text."""
+        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+
+    def __str__(self) -> str:
+        blocks = [
+            [
+                f"{self.file.path}: {self.runtime} ({self.reason})",
+                f"inputs   {_described(self.inputs)}",
+                f"outputs  {_described(self.outputs)}",
+                f"run on   {self.ran_on}",
+            ],
+            self._file_lines(),
+            self._ratio_lines(),
+            _difference_lines("the baseline", self.differences, self.ran_on),
+            [f"note: {note}" for note in self.notes],
+        ]
+        return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+    def _file_lines(self) -> list[str]:
+        def row(name: str, item: TimedFile) -> tuple[str, ...]:
+            timing = item.timing
+            return (
+                name,
+                f"{timing.milliseconds:.4g} ms",
+                f"{timing.low:.4g}-{timing.high:.4g}",
+                str(timing.rounds),
+                f"{item.size.raw:,}",
+                f"{item.size.gzip:,}",
+                "-" if item.arena is None else f"{item.arena.bytes:,}",
+            )
+
+        rows = [row("this file", self.file)]
+        if self.baseline is not None:
+            rows.insert(0, row(self.baseline.path, self.baseline))
+        header = (
+            "CPU time of a run, on this machine",
+            "median",
+            "quartiles",
+            "rounds",
+            "bytes",
+            "gzip bytes",
+            "arena bytes",
+        )
+        return table(header, rows)
+
+    def _ratio_lines(self) -> list[str]:
+        found = self.latency
+        if found is None:
+            return []
+        return [
+            f"speed    {found.ratio:.3f}x that of the baseline (quartiles "
+            f"{found.low:.3f}-{found.high:.3f}, {found.rounds} rounds in turns)"
+        ]
+
+
+def _described(tensors: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
+    return ", ".join(
+        f"{name} {_times(shape)} {dtype}" for name, shape, dtype in tensors
+    )
+
+
+def _difference_lines(
+    what: str, differences: tuple[OutputDifference, ...], compared_on: str
+) -> list[str]:
+    if not differences:
+        return []
+    rows = [
+        (
+            item.output,
+            item.runtime,
+            str(item.samples),
+            f"{item.max_abs:.3g}",
+            "-" if item.max_steps is None else f"{item.max_steps:.2f}",
+            f"{item.mean_abs:.3g}",
+            f"{item.relative:.3g}",
+            "-" if item.same_top is None else f"{item.same_top:.4f}",
+        )
+        for item in differences
+    ]
+    header = (
+        "output",
+        "run in",
+        "samples",
+        "largest",
+        "in steps",
+        "mean",
+        "relative",
+        "same top class",
+    )
+    return [f"difference from {what}, on {compared_on}", *table(header, rows)]
 
 
 def _share_of_zeros(weights: tuple[WeightRecord, ...]) -> float:

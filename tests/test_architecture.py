@@ -100,6 +100,7 @@ def test_public_names():
     assert sorted(kprune.__all__) == [
         "Advice",
         "Allocation",
+        "BenchReport",
         "Budget",
         "Channel",
         "ConstantSparsity",
@@ -126,6 +127,7 @@ def test_public_names():
         "ShrinkReport",
         "Uniform",
         "advise",
+        "bench",
         "export",
         "hold_zeros",
         "inspect",

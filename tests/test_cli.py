@@ -64,7 +64,7 @@ def test_help_is_fast_and_imports_no_tensorflow():
         env=os.environ | {"PYTHONPATH": str(SOURCE.parent), "NO_COLOR": "1"},
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("demo", "inspect", "export", "--version"):
+    for command in ("demo", "inspect", "export", "bench", "--version"):
         assert command in done.stdout
 
 
@@ -276,3 +276,60 @@ def test_a_failing_import_shows_what_was_held_back(capfd):
     with kprune_cli._loading():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == "the reason\n"
+
+
+@pytest.fixture
+def converted(saved, tmp_path):
+    path = tmp_path / "float.tflite"
+    result = run("export", saved, path, "--quantization", "none", "--no-benchmark")
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def test_bench_times_a_file_alone_and_beside_another(converted, tmp_path):
+    result = run("bench", converted, "--seconds", 0.05)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{converted}: LiteRT, 1 thread")
+    result = run(
+        *("bench", converted, "--baseline", converted, "--runtime", "tflm"),
+        *("--data", tmp_path / "x.npy", "--samples", 3, "--seconds", 0.05, "--json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["runtime"].startswith("TensorFlow Lite Micro")
+    assert report["ran_on"].startswith("3 samples")
+    assert report["latency"]["rounds"] == report["file"]["timing"]["rounds"] >= 5
+    assert report["differences"][0]["max_abs"] == 0.0
+    assert report["file"]["arena"]["bytes"] > 0
+
+
+def test_bench_shows_how_to_time_on_devices(converted):
+    result = run("bench", converted, "--device", "android", "--baseline", converted)
+    assert result.exit_code == 0, result.stderr
+    assert "benchmark_model --graph=" in result.stdout
+    result = run("bench", converted, "--device", "board")
+    assert result.exit_code == 0 and "GetCurrentTimeTicks" in result.stdout
+    assert refused(run("bench", converted, "--device", "phone"), "Unknown `device`")
+    both = run("bench", converted, "--device", "board", "--json")
+    assert refused(both, "Leave --json out")
+
+
+def test_bench_refuses_what_it_cannot_time(converted, tmp_path):
+    assert refused(run("bench", tmp_path / "no.tflite"), "Cannot read `file`")
+    assert refused(run("bench", tmp_path), "Is a directory")
+    assert refused(run("bench", corrupt(tmp_path / "m.tflite")), "Not a TFLite model")
+    assert refused(
+        run("bench", converted, "--baseline", corrupt(tmp_path / "m.tflite")),
+        "`baseline`",
+        "Not a TFLite model",
+    )
+    assert refused(run("bench", converted, "--seconds", 0), "`seconds` must be")
+    assert refused(run("bench", converted, "--samples", 0), "at least 1")
+    assert refused(
+        run("bench", converted, "--runtime", "lite"), "Did you mean 'litert'?"
+    )
+    np.save(tmp_path / "wrong.npy", np.zeros((4, 9, 9, 1), "f4"))
+    assert refused(
+        run("bench", converted, "--data", tmp_path / "wrong.npy"), "does not fit"
+    )
+    assert run("bench", converted, "--seconds", "long").exit_code == 2

@@ -5,7 +5,6 @@ own. Everything that can be checked is checked before anything is converted, and
 files are written last, after the file has loaded, run and agreed with Keras.
 """
 
-import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,12 @@ from kprune.export.compare import compare
 from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
-from kprune.export.files import check_path, write_together
+from kprune.export.ends import described, of_file
+from kprune.export.files import check_path, read_tflite, write_together
 from kprune.export.firmware import Memory, describe
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
-from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
+from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
 from kprune.export.litert import Session, times
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
@@ -34,7 +34,13 @@ from kprune.export.pruned import parameters, records, weights_of
 from kprune.export.samples import Samples, collect, first_batch, random_samples
 from kprune.export.slim import slim as slimmed
 from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
-from kprune.export.tflm import MicroRun, check_installed, check_operators
+from kprune.export.tflm import (
+    RUN_SECONDS,
+    MicroRun,
+    check_installed,
+    check_operators,
+    check_seconds,
+)
 from kprune.export.tflm import run as run_in_tflm
 from kprune.export.unrolling import without_loops
 from kprune.report import (
@@ -47,8 +53,6 @@ from kprune.report import (
 )
 
 _BATCH = 32
-
-_MICRO = "TensorFlow Lite Micro, reference kernels"
 
 
 def export(
@@ -68,6 +72,7 @@ def export(
     slim: bool | None = None,
     flash: int | None = None,
     arena: int | None = None,
+    run_seconds: float = RUN_SECONDS,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -121,6 +126,9 @@ def export(
             tensors. By default for microcontrollers only: other tools show the names.
         flash: The most bytes that the file may have.
         arena: The most bytes of arena that it may need on a microcontroller.
+        run_seconds: The most seconds to run samples for in TensorFlow Lite Micro, per
+            run, of which an encoded file needs three. Its kernels for this machine are
+            slow: raise it to compare outputs on all of many samples.
 
     Returns:
         What was measured. `print` it.
@@ -138,11 +146,13 @@ def export(
     chosen = limited(chosen, flash, arena)
     _check_options(quantization, representative_data, num_samples, tolerance)
     _check_encoding(encode, decoding_bytes, chosen, quantization)
+    _check_encoding(encode, decoding_bytes, chosen, quantization)
+    check_seconds("run_seconds", run_seconds)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
     if micro:
-        check_installed(chosen.name)
+        check_installed(f"target={chosen.name!r}")
         if c_source:
             check_free(file)
     check_backend()
@@ -164,7 +174,7 @@ def export(
         check_operators(data, chosen)
     if chosen.slim if slim is None else slim:
         data = slimmed(data)
-    session = Session(data, interface)
+    session = Session(data, of_file(data, interface))
     names = interface.output_names
     differences = compare(
         names, "LiteRT", expected, session.run(samples), session.steps
@@ -173,7 +183,7 @@ def export(
     run = encoded = None
     if micro:
         filled = without_zeros(data) if benchmark and not encode else None
-        run = run_in_tflm(data, session, samples, filled)
+        run = run_in_tflm(data, session.ends, samples, filled, run_seconds=run_seconds)
         in_tflm = compare(names, chosen.runtime, expected, run.outputs, session.steps)
         check_differences(in_tflm, quantization, tolerance)
         differences += in_tflm
@@ -181,13 +191,14 @@ def export(
             called = weight_names(weights_of(model), tflite.parse(data))
             encoded = encode_and_prove(
                 data,
-                _size(data),
+                FileSize.of(data),
                 run,
-                session,
+                session.ends,
                 samples,
                 called,
                 decoding_bytes,
                 benchmark,
+                run_seconds,
             )
 
     stored = None
@@ -199,7 +210,7 @@ def export(
 
         stored = sparse.store(data, encode, convert_sparsely)
         if stored.content is not None:
-            session = Session(stored.content, interface)
+            session = Session(stored.content, of_file(stored.content, interface))
             outputs = session.run(samples)
             differences = compare(names, "LiteRT", expected, outputs, session.steps)
             check_differences(differences, quantization, tolerance)
@@ -208,7 +219,15 @@ def export(
         dense, data, quantization, interface, computing
     )
     latency = _latency(
-        session, data, dense_data, dense_from, samples, run, encoded, benchmark
+        session,
+        interface,
+        data,
+        dense_data,
+        dense_from,
+        samples,
+        run,
+        encoded,
+        benchmark,
     )
     content = data
     if encoded is not None:
@@ -233,7 +252,7 @@ def export(
         quantization=quantization,
         contents=contents,
         plain=data,
-        dense_size=_size(dense_data),
+        dense_size=FileSize.of(dense_data),
         dense_from=dense_from,
         session=session,
         interface=interface,
@@ -326,17 +345,7 @@ def _check_encoding(
 def _read_dense(dense: Any) -> bytes:
     if not isinstance(dense, (str, os.PathLike)):
         raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
-    try:
-        data = Path(dense).read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"Cannot read `dense`, {str(dense)!r}: {error.strerror}."
-        ) from error
-    try:
-        tflite.parse(data)
-    except ValueError as error:
-        raise ValueError(f"`dense`, {str(dense)!r}: {error}") from error
-    return data
+    return read_tflite("dense", dense)
 
 
 def _interface_and_samples(
@@ -393,6 +402,7 @@ def _dense_file(
 
 def _latency(
     session: Session,
+    interface: Interface,
     data: bytes,
     dense_data: bytes,
     dense_from: str,
@@ -404,23 +414,22 @@ def _latency(
     if not benchmark:
         return ()
     if encoded is not None:  # No other runtime runs it.
-        elsewhere = f"{_MICRO}, decoding outside of the arena"
+        elsewhere = f"{MICRO}, decoding outside of the arena"
         return (
-            summarise(_MICRO, PLAIN, *encoded.run.times),
+            summarise(MICRO, PLAIN, *encoded.run.times),
             summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
         )
-    interface = session.interface
     row = next(samples.rows())
-    baselines = {FILLED: Session(without_zeros(data), interface)}
+    baselines = {FILLED: Session(without_zeros(data), session.ends)}
     if _same_interface(dense_data, data):
-        baselines[DENSE] = Session(dense_data, interface)
+        baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
     found = times([*baselines.values(), session], row)
     result = [
-        summarise("LiteRT, 1 thread", name, before, found[-1])
+        summarise(LITERT, name, before, found[-1])
         for name, before in zip(baselines, found, strict=False)
     ]
     if run is not None and run.times:
-        result.append(summarise(_MICRO, FILLED, *run.times))
+        result.append(summarise(MICRO, FILLED, *run.times))
     return tuple(result)
 
 
@@ -455,10 +464,6 @@ def _memory(
             arena_bytes_then=encoded.elsewhere.arena_bytes,
         )
     return Memory(run.arena_bytes)
-
-
-def _size(data: bytes) -> FileSize:
-    return FileSize(len(data), len(gzip.compress(data, 9, mtime=0)))
 
 
 def _report(
@@ -499,9 +504,9 @@ def _report(
         target=target.name,
         runtime=target.runtime,
         quantization=quantization,
-        inputs=_described([item.name for item in interface.inputs], session.inputs),
-        outputs=_described(interface.output_names, session.outputs),
-        size=_size(data),
+        inputs=described(session.ends.inputs),
+        outputs=described(session.ends.outputs),
+        size=FileSize.of(data),
         dense_size=dense_size,
         dense_from=dense_from,
         weights=weights,
@@ -531,15 +536,6 @@ def _report(
             *notes.of_latency(latency),
             *(fact.text for fact in target.facts),
         ),
-    )
-
-
-def _described(
-    names: Sequence[str], details: Sequence[dict[str, Any]]
-) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    return tuple(
-        (name, tuple(int(n) for n in item["shape"]), np.dtype(item["dtype"]).name)
-        for name, item in zip(names, details, strict=True)
     )
 
 

@@ -1,6 +1,6 @@
-"""Where exported files go: checking a path early, and writing all files or none.
+"""Where `.tflite` files are: reading one, and writing all files or none.
 
-This module changes when the rules for output files do.
+This module changes when the rules for files on the disk do.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from kprune.export import tflite
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -52,6 +54,29 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"{error.strerror}. Choose a folder that you may write to."
         ) from error
     return file
+
+
+def read_tflite(argument: str, path: str | os.PathLike[str]) -> bytes:
+    """Returns a `.tflite` file's bytes.
+
+    Args:
+        argument: What the caller calls it.
+        path: The file.
+
+    Raises:
+        ValueError: If it cannot be read, or is no readable TFLite model.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"Cannot read `{argument}`, {str(path)!r}: {error.strerror}."
+        ) from error
+    try:
+        tflite.parse(data)
+    except ValueError as error:
+        raise ValueError(f"`{argument}`, {str(path)!r}: {error}") from error
+    return data
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kprune.export.encoding import RAW, alternate_bytes, encode, survey
-from kprune.export.litert import Session
+from kprune.export.ends import Ends
 from kprune.export.samples import Samples
 from kprune.export.tflm import MicroRun, run
 from kprune.report import Arena, Encoding, FileSize
@@ -36,11 +36,12 @@ def encode_and_prove(
     plain: bytes,
     plain_size: FileSize,
     plain_run: MicroRun,
-    session: Session,
+    ends: Ends,
     samples: Samples,
     names: Mapping[int, str],
     limit: int | None,
     benchmark: bool,
+    run_seconds: float,
 ) -> Encoded | None:
     """Returns a file's encoded form, which computes the same bit for bit.
 
@@ -48,11 +49,12 @@ def encode_and_prove(
         plain: The file.
         plain_size: Its bytes.
         plain_run: What it computed in TensorFlow Lite Micro.
-        session: The file in LiteRT, which knows its inputs and outputs.
+        ends: Its inputs and outputs, in the order of the samples.
         samples: The inputs that it ran on.
         names: What tensors are called, by their index in the main graph.
         limit: The most bytes of a weight that is to be encoded.
         benchmark: Whether to time it against the file.
+        run_seconds: The most seconds to run samples for, in each of two runs.
 
     Returns:
         `None` if encoding would not make the file smaller.
@@ -66,8 +68,8 @@ def encode_and_prove(
     if not other:
         return None
     baseline = plain if benchmark else None
-    inside = run(content, session, samples, baseline)
-    elsewhere = run(content, session, samples, baseline, other)
+    inside = run(content, ends, samples, baseline, run_seconds=run_seconds)
+    elsewhere = run(content, ends, samples, baseline, other, run_seconds=run_seconds)
     compared = [_compared(plain_run, found) for found in (inside, elsewhere)]
     facts = Encoding(
         weights=survey(plain, names, limit),

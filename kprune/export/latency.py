@@ -7,12 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kprune.report import Latency
+from kprune.report import Latency, Timing
 
 DENSE = "dense float32"
 FILLED = "this file with its zeros filled"
 PLAIN = "the same file, not encoded"
 """What files are timed against."""
+
+LITERT = "LiteRT, 1 thread"
+MICRO = "TensorFlow Lite Micro, reference kernels"
+"""What they are timed in."""
 
 
 def summarise(
@@ -42,3 +46,13 @@ def summarise(
         high=float(high),
         rounds=len(after),
     )
+
+
+def spread(times: Sequence[float]) -> Timing:
+    """Returns what one run of a file takes.
+
+    Args:
+        times: Seconds per run, one per round.
+    """
+    low, middle, high = np.quantile(np.asarray(times), (0.25, 0.5, 0.75)) * 1e3
+    return Timing(float(middle), float(low), float(high), len(times))

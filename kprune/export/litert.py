@@ -3,54 +3,29 @@
 This module changes when LiteRT's Python interface does.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from kprune.export import tflite
-from kprune.export.interface import Interface
+from kprune.export.ends import Ends, without_batch
 from kprune.export.quiet import captured_output
 from kprune.export.samples import Samples
 
 
-def quantize(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Returns real values as an input or output tensor stores them.
-
-    Args:
-        values: Real values.
-        details: The tensor's `"dtype"`, `"quantization"` (scale, zero point; a scale
-            of 0 means none).
-    """
-    scale, zero = details["quantization"]
-    if not scale:
-        return values.astype(details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    steps = np.rint(values / scale) + zero
-    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
-
-
-def dequantize(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Returns the real values of what a tensor stores; the inverse of `quantize`."""
-    scale, zero = details["quantization"]
-    if not scale:
-        return values
-    return (values.astype(np.float32) - zero) * np.float32(scale)
-
-
 class Session:
-    """A loaded file whose inputs and outputs go by the interface's names.
+    """A loaded file.
 
     Args:
         data: The `.tflite` file.
-        interface: The model's inputs and outputs.
+        ends: Its inputs and outputs, in the order of the samples.
 
     Raises:
         ValueError: If LiteRT cannot load it.
     """
 
-    def __init__(self, data: bytes, interface: Interface) -> None:
+    def __init__(self, data: bytes, ends: Ends) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         failure: Exception | None = None
@@ -62,26 +37,33 @@ class Session:
                 failure = error
         if failure is not None:
             raise ValueError(
-                f"LiteRT cannot load the converted file: {failure}\n{printed.tail()}"
+                f"LiteRT cannot load the file: {failure}\n{printed.tail()}"
             ) from failure
-        self.interface = interface
-        signature = tflite.parse(data).signatures[0]
-        inputs = {d["index"]: d for d in self._interpreter.get_input_details()}
-        outputs = {d["index"]: d for d in self._interpreter.get_output_details()}
-        self.inputs = [inputs[signature.inputs[item.name]] for item in interface.inputs]
-        self.outputs = [
-            outputs[signature.outputs[name]] for name in interface.output_names
-        ]
+        # Free dimensions have got a size now.
+        shapes = {
+            details["index"]: tuple(map(int, details["shape"]))
+            for details in (
+                *self._interpreter.get_input_details(),
+                *self._interpreter.get_output_details(),
+            )
+        }
+        self.ends = Ends(
+            *(
+                tuple(dataclasses.replace(end, shape=shapes[end.index]) for end in side)
+                for side in (ends.inputs, ends.outputs)
+            )
+        )
 
     @property
     def steps(self) -> list[float | None]:
         """For each output the real value of one integer step; `None` for floats."""
-        return [details["quantization"][0] or None for details in self.outputs]
+        return [end.scale or None for end in self.ends.outputs]
 
     def set_inputs(self, row: Sequence[np.ndarray]) -> None:
         """Sets one sample, real values with a batch dimension of 1."""
-        for details, values in zip(self.inputs, row, strict=True):
-            self._interpreter.set_tensor(details["index"], quantize(values, details))
+        for end, values in zip(self.ends.inputs, row, strict=True):
+            stored = end.quantize(values).reshape(end.shape)
+            self._interpreter.set_tensor(end.index, stored)
 
     def invoke(self) -> None:
         """Runs the file once on the inputs that were set."""
@@ -93,19 +75,17 @@ class Session:
         Raises:
             ValueError: If LiteRT fails while running.
         """
-        collected: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        collected: list[list[np.ndarray]] = [[] for _ in self.ends.outputs]
         try:
             for row in samples.rows():
                 self.set_inputs(row)
                 self.invoke()
-                for values, details in zip(collected, self.outputs, strict=True):
-                    found = self._interpreter.get_tensor(details["index"])
-                    values.append(dequantize(found, details))
+                for values, end in zip(collected, self.ends.outputs, strict=True):
+                    found = self._interpreter.get_tensor(end.index)
+                    values.append(end.dequantize(found))
+            return [without_batch(np.stack(values)) for values in collected]
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"LiteRT fails when it runs the converted file: {error}"
-            ) from error
-        return [np.concatenate(values) for values in collected]
+            raise ValueError(f"LiteRT fails when it runs the file: {error}") from error
 
 
 def times(
@@ -116,8 +96,8 @@ def times(
     Args:
         sessions: The loaded files, all with the same inputs.
         row: One sample.
-        seconds: Wall time to spend, at most. 15 rounds are run whatever it takes less
-            than ten times this.
+        seconds: Wall time to spend, at most, for up to 101 rounds. 15 rounds are run
+            whatever takes less than ten times this, and 5 in any case.
 
     Returns:
         For each file the CPU seconds per run of each round. CPU time of the one thread
@@ -129,7 +109,9 @@ def times(
     result: list[list[float]] = [[] for _ in sessions]
     end = time.perf_counter() + seconds
     limit = end + 9 * seconds
-    while time.perf_counter() < (end if len(result[0]) >= 15 else limit):
+    while len(result[0]) < 5 or time.perf_counter() < (
+        end if len(result[0]) >= 15 else limit
+    ):
         for session, count, found in zip(sessions, repeats, result, strict=True):
             start = time.process_time()
             for _ in range(count):

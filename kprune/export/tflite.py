@@ -70,6 +70,11 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def dtype(self) -> np.dtype | None:
+        """NumPy's name of the type; `None` for those that it lacks."""
+        return np.dtype(_DTYPES[self.type]) if self.type in _DTYPES else None
+
+    @property
     def array(self) -> np.ndarray | None:
         """The constant in its shape, as stored; `None` if it has no dense data."""
         if self.values is None or self.sparse:

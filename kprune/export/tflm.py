@@ -6,6 +6,7 @@ This module changes when what we want to know from that runtime does.
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from kprune.export import tflite
-from kprune.export.litert import Session, dequantize, quantize
+from kprune.export.ends import Ends, without_batch
 from kprune.export.samples import Samples
 from kprune.export.targets import Target
 
-_RUN_SECONDS = 10.0
+RUN_SECONDS = 10.0
 _TIME_SECONDS = 2.0
 # Loading, one run per arena size tried, and slow machines.
 _TIMEOUT_SECONDS = 300.0
@@ -58,8 +59,8 @@ class MicroRun:
         arena_bytes: The smallest arena that worked, in bytes.
         arena_head: Bytes of it for activations.
         arena_tail: Bytes of it for the runtime's own structures.
-        times: CPU seconds of each timed run of the baseline and of the file; empty if
-            no baseline was given.
+        times: CPU seconds of each timed run, of the baseline, if there is one, and of
+            the file; empty if nothing was timed.
     """
 
     outputs: list[np.ndarray]
@@ -70,12 +71,31 @@ class MicroRun:
     times: tuple[list[float], ...]
 
 
-def check_installed(target: str = "microcontroller") -> None:
+def check_installed(wanted: str = "target='microcontroller'") -> None:
     """Raises a `ValueError` with the cure if tflite-micro is not installed."""
     if importlib.util.find_spec("tflite_micro") is None:
         raise ValueError(
-            f"target={target!r} runs the file in TensorFlow Lite Micro, whose "
-            "package is not installed. Install it: pip install 'kprune[micro]'"
+            f"{wanted} needs TensorFlow Lite Micro, and its package is not installed. "
+            "Install it: pip install 'kprune[micro]'"
+        )
+
+
+def check_seconds(argument: str, seconds: float) -> None:
+    """Raises an error if `seconds` is no time to spend.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not positive and finite.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(
+            f"`{argument}` must be a number of seconds. Received: {seconds!r} of type "
+            f"{type(seconds).__name__}."
+        )
+    if not 0 < seconds < math.inf:
+        raise ValueError(
+            f"`{argument}` must be a positive number of seconds, such as 2.0. "
+            f"Received: {seconds!r}."
         )
 
 
@@ -110,49 +130,59 @@ def check_operators(data: bytes, target: Target) -> None:
 
 def run(
     data: bytes,
-    session: Session,
+    ends: Ends,
     samples: Samples,
-    baseline: bytes | None,
+    baseline: bytes | None = None,
     alternate_bytes: int = 0,
+    *,
+    baseline_ends: Ends | None = None,
+    run_seconds: float = RUN_SECONDS,
+    time_seconds: float | None = None,
 ) -> MicroRun:
     """Runs a file in TensorFlow Lite Micro, in a process of its own.
 
     Args:
         data: The `.tflite` file.
-        session: The same file in LiteRT, which knows its inputs and outputs; of an
-            encoded file the one that was encoded.
-        samples: Inputs; as many are run as fit into ten seconds, at least one.
+        ends: Its inputs and outputs, in the order of the samples; of an encoded file
+            those of the one that was encoded will do.
+        samples: Inputs; as many are run as fit into `run_seconds`, at least one.
         baseline: Another file with the same inputs to time against; `None` for none.
         alternate_bytes: Memory outside of the arena that decoded weights may take.
+        baseline_ends: The baseline's inputs, if it stores them otherwise.
+        run_seconds: The most seconds to run samples for.
+        time_seconds: Seconds to time for; by default two if there is a baseline, and
+            none otherwise.
 
     Raises:
         ValueError: If the runtime fails, crashes or hangs; with its own words.
     """
     graph = tflite.parse(data).subgraphs[0]
-    ordered = sorted(
-        zip(session.inputs, samples.arrays, strict=True),
-        key=lambda pair: graph.inputs.index(pair[0]["index"]),
-    )
+    if time_seconds is None:
+        time_seconds = 0.0 if baseline is None else _TIME_SECONDS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(data)
+        np.savez(folder / "inputs.npz", *_stored(graph, ends, samples.arrays))
         if baseline is not None:
             (folder / "baseline.tflite").write_bytes(baseline)
-        stored = [quantize(values, details) for details, values in ordered]
-        np.savez(folder / "inputs.npz", *stored)
+            first = [array[:1] for array in samples.arrays]
+            stored = _stored(
+                tflite.parse(baseline).subgraphs[0], baseline_ends or ends, first
+            )
+            np.savez(folder / "baseline_inputs.npz", *stored)
         settings = {
-            "run": _RUN_SECONDS,
-            "time": _TIME_SECONDS,
+            "run": run_seconds,
+            "time": time_seconds,
             "alternate_bytes": alternate_bytes,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
-        _start_worker(folder)
+        _start_worker(folder, _TIMEOUT_SECONDS + run_seconds + time_seconds)
         result = json.loads((folder / "result.json").read_text())
         with np.load(folder / "outputs.npz") as file:
             found = [file[f"arr_{index}"] for index in range(len(file.files))]
     outputs = [
-        dequantize(found[graph.outputs.index(details["index"])], details)
-        for details in session.outputs
+        without_batch(end.dequantize(found[graph.outputs.index(end.index)]))
+        for end in ends.outputs
     ]
     first = [
         values[: graph.tensors[index].shape[0]]
@@ -169,19 +199,30 @@ def run(
     )
 
 
-def _start_worker(folder: Path) -> None:
+def _stored(
+    graph: tflite.Subgraph, ends: Ends, arrays: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Returns each input as the file stores it, in the file's order of inputs."""
+    ordered = sorted(
+        zip(ends.inputs, arrays, strict=True),
+        key=lambda pair: graph.inputs.index(pair[0].index),
+    )
+    return [
+        end.quantize(values).reshape(len(values), *end.shape) for end, values in ordered
+    ]
+
+
+def _start_worker(folder: Path, timeout: float) -> None:
     worker = Path(__file__).with_name("tflm_worker.py")
     # -P keeps this folder's module names out of the worker's import path.
     command: Sequence[str] = (sys.executable, "-P", str(worker), str(folder))
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise ValueError(
-            "TensorFlow Lite Micro did not finish one run of the converted file within "
-            f"{_TIMEOUT_SECONDS:.0f} s; the model is far too large for it, or it hangs "
-            "in a loop (recurrent layers: use unroll=True). Nothing was written."
+            "TensorFlow Lite Micro did not finish one run of the file within "
+            f"{timeout:.0f} s; the model is far too large for it, or it hangs in a "
+            "loop (recurrent layers: use unroll=True)."
         ) from error
     if done.returncode == 0:
         return
@@ -194,8 +235,8 @@ def _start_worker(folder: Path) -> None:
     failing = re.findall(r"Node (\w+) \(number \d+\w*\) failed", done.stderr)
     blamed = ", ".join(dict.fromkeys(missing + failing))
     raise ValueError(
-        "TensorFlow Lite Micro cannot run the converted file"
+        "TensorFlow Lite Micro cannot run the file"
         + (f": it fails on the operator {blamed}" if blamed else "")
-        + ". Nothing was written. Replace the layer that makes the operator, or try "
+        + ". Replace the layer that makes the operator, or try "
         f"another quantisation. The runtime's own words:\n  {words}"
     )

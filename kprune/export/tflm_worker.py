@@ -6,7 +6,8 @@ within a moment, and may crash or hang without harm, as the runtime does on some
 
 Usage: tflm_worker.py FOLDER, with these files in it:
     model.tflite: the file; baseline.tflite: optionally another one to time against it.
-    inputs.npz: "arr_0", "arr_1", ...: the inputs in the file's order and data types.
+    inputs.npz: "arr_0", "arr_1", ...: the inputs in the file's order, shapes and data
+    types, samples along a first axis; baseline_inputs.npz: one sample for the baseline.
     settings.json: how long to run samples and how long to time, in seconds, and how
     many bytes outside of the arena decoded weights of the model may take.
 It writes outputs.npz ("arr_0", "arr_1", ...) and result.json there. Errors and the
@@ -32,8 +33,7 @@ def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     alternate = settings["alternate_bytes"]
     model = (folder / "model.tflite").read_bytes()
-    with np.load(folder / "inputs.npz") as stored:
-        inputs = [stored[f"arr_{index}"] for index in range(len(stored.files))]
+    inputs = _arrays(folder / "inputs.npz")
     # Twenty times the file's size holds the activations of any model that would fit a
     # microcontroller; the runtime's own default of ten is short for tiny files.
     roomy = max(20 * len(model), 4 << 20)
@@ -44,18 +44,27 @@ def main(folder: Path) -> None:
         outputs.append(_run(interpreter, row))
         if time.perf_counter() > end:
             break
-    columns = [np.concatenate(found) for found in zip(*outputs, strict=True)]
+    columns = [np.stack(found) for found in zip(*outputs, strict=True)]
     np.savez(folder / "outputs.npz", *columns)
     arena = _printed_arena(interpreter)
     first = next(zip(*inputs, strict=True))
     needed = _smallest(model, first, arena["total"], alternate)
     result = {"arena": arena, "arena_needed": needed}
-    baseline = folder / "baseline.tflite"
-    if baseline.exists():
-        content = baseline.read_bytes()
-        other = _load(content, max(20 * len(content), roomy), 0)
-        result["times"] = _time([other, interpreter], first, settings["time"])
+    if settings["time"]:
+        timed = [(interpreter, first)]
+        baseline = folder / "baseline.tflite"
+        if baseline.exists():
+            content = baseline.read_bytes()
+            other = _load(content, max(20 * len(content), roomy), 0)
+            row = next(zip(*_arrays(folder / "baseline_inputs.npz"), strict=True))
+            timed.insert(0, (other, row))
+        result["times"] = _time(timed, settings["time"])
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _arrays(path: Path) -> list[np.ndarray]:
+    with np.load(path) as stored:
+        return [stored[f"arr_{index}"] for index in range(len(stored.files))]
 
 
 def _load(model: bytes, arena: int, alternate: int) -> Any:
@@ -69,7 +78,7 @@ def _load(model: bytes, arena: int, alternate: int) -> Any:
 def _run(interpreter: Any, row: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     # Inputs share memory with activations: every run needs them set again.
     for index, values in enumerate(row):
-        interpreter.set_input(values[None], index)
+        interpreter.set_input(values, index)
     interpreter.invoke()
     found: list[np.ndarray] = []
     while True:
@@ -131,13 +140,13 @@ def _smallest(
 
 
 def _time(
-    interpreters: list[Any], row: tuple[np.ndarray, ...], seconds: float
+    timed: list[tuple[Any, tuple[np.ndarray, ...]]], seconds: float
 ) -> list[list[float]]:
     """Returns the CPU seconds of runs that take turns, for each interpreter."""
-    result: list[list[float]] = [[] for _ in interpreters]
+    result: list[list[float]] = [[] for _ in timed]
     end = time.perf_counter() + seconds
     while len(result[0]) < 5 or (time.perf_counter() < end and len(result[0]) < 101):
-        for interpreter, found in zip(interpreters, result, strict=True):
+        for (interpreter, row), found in zip(timed, result, strict=True):
             start = time.process_time()
             _run(interpreter, row)
             found.append(time.process_time() - start)

@@ -15,6 +15,7 @@ import numpy as np
 from kprune.coupling.graph import analyse
 from kprune.coupling.groups import Coupling
 from kprune.export.convert import check_backend, convert
+from kprune.export.ends import of_file
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import summarise
 from kprune.export.litert import Session, times
@@ -107,7 +108,7 @@ class File:
     @functools.cached_property
     def session(self) -> Session:
         """The file, loaded in LiteRT."""
-        return Session(self.content, self.interface)
+        return Session(self.content, of_file(self.content, self.interface))
 
 
 class Files:
@@ -221,7 +222,7 @@ class Arena(Measured):
     def read(self, file: File) -> float:
         """Returns the bytes that a file needs."""
         one = Samples(tuple(array[:1] for array in file.samples.arrays), True)
-        return run(file.content, file.session, one, None).arena_bytes
+        return run(file.content, file.session.ends, one).arena_bytes
 
     @property
     def how(self) -> str:
@@ -262,7 +263,7 @@ def race(before: File, file: File, device: Target) -> Latency:
     row = next(file.samples.rows())
     if device.name == "microcontroller":
         one = Samples(tuple(row), True)
-        pair = run(file.content, file.session, one, before.content).times
+        pair = run(file.content, file.session.ends, one, before.content).times
     else:
         pair = tuple(times([before.session, file.session], row))
     return summarise(device.runtime, "the model as it is", *pair)

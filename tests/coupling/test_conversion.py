@@ -13,6 +13,7 @@ from zoo import FACTORIES, built, scrambled
 
 import kprune
 from kprune.export.convert import convert
+from kprune.export.ends import of_file
 from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect, random_samples
@@ -42,7 +43,7 @@ def relative_error(model, quantization, samples):
     straight, _ = without_loops(model, quantization, TARGETS["android"])
     interface = of_model(straight)
     content = convert(interface, straight, quantization, samples, False)
-    session = Session(content, interface)
+    session = Session(content, of_file(content, interface))
     worst = 0.0
     received = session.run(samples)
     expected = keras.tree.flatten(of_model(model).call(list(samples.arrays)))

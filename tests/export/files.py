@@ -50,3 +50,20 @@ def in_tflm(data, inputs, alternate_bytes=0):
         interpreter.invoke()
         found.append(interpreter.get_output(0))
     return np.concatenate(found)
+
+
+def edited(data, change):
+    """Returns a file after `change` was called with its content as objects."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    change(model)
+    builder = flatbuffers.Builder(len(data))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def without_signatures(data):
+    """Returns a file whose inputs and outputs have the names of tensors only."""
+    return edited(data, lambda model: setattr(model, "signatureDefs", None))

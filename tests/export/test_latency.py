@@ -1,6 +1,6 @@
 import pytest
 
-from kprune.export.latency import summarise
+from kprune.export.latency import spread, summarise
 
 
 def test_ratios_are_taken_within_rounds():
@@ -12,3 +12,9 @@ def test_ratios_are_taken_within_rounds():
 
 def test_a_clock_that_did_not_tick_gives_no_infinity():
     assert summarise("r", "b", [1e-6], [0.0]).ratio == pytest.approx(1000)
+
+
+def test_the_spread_is_that_of_the_quartiles():
+    timing = spread([0.004, 0.001, 0.002, 0.003, 0.1])
+    assert timing.rounds == 5
+    assert (timing.low, timing.milliseconds, timing.high) == pytest.approx((2, 3, 4))

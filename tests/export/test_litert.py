@@ -2,30 +2,17 @@ import nets
 import numpy as np
 import pytest
 
+from kprune.export.ends import of_file
 from kprune.export.interface import of_model
-from kprune.export.litert import Session, dequantize, quantize, times
+from kprune.export.litert import Session, times
 from kprune.export.samples import collect
-
-
-def test_quantising_rounds_and_clips():
-    details = {"dtype": np.int8, "quantization": (0.5, -3)}
-    stored = quantize(np.array([0.0, 0.26, 1e9, -1e9]), details)
-    assert stored.dtype == np.int8
-    assert stored.tolist() == [-3, -2, 127, -128]
-    assert dequantize(stored, details).tolist() == [0.0, 0.5, 65.0, -62.5]
-
-
-def test_floats_pass_through():
-    details = {"dtype": np.float32, "quantization": (0.0, 0)}
-    values = np.array([1.25], np.float32)
-    assert quantize(values, details) == values == dequantize(values, details)
 
 
 def test_a_session_runs_all_samples(cnn_files):
     interface = of_model(nets.cnn())
     samples = collect(nets.images(5), interface.inputs, 5)
-    exact = Session(cnn_files["none"], interface)
-    rounded = Session(cnn_files["int8"], interface)
+    exact = Session(cnn_files["none"], of_file(cnn_files["none"], interface))
+    rounded = Session(cnn_files["int8"], of_file(cnn_files["int8"], interface))
     assert exact.steps == [None] and rounded.steps[0] > 0
     (first,), (second,) = exact.run(samples), rounded.run(samples)
     assert first.shape == second.shape == (5, 3)
@@ -34,7 +21,10 @@ def test_a_session_runs_all_samples(cnn_files):
 
 def test_timing_takes_turns(cnn_files):
     interface = of_model(nets.cnn())
-    sessions = [Session(cnn_files[name], interface) for name in ("none", "int8")]
+    sessions = [
+        Session(cnn_files[name], of_file(cnn_files[name], interface))
+        for name in ("none", "int8")
+    ]
     row = next(collect(nets.images(), interface.inputs, 1).rows())
     first, second = times(sessions, row, seconds=0.1)
     assert len(first) == len(second) >= 15
@@ -42,6 +32,5 @@ def test_timing_takes_turns(cnn_files):
 
 
 def test_a_file_that_does_not_load_is_refused(cnn_files):
-    interface = of_model(nets.cnn())
     with pytest.raises(ValueError, match="LiteRT cannot load"):
-        Session(cnn_files["none"][:-5000], interface)
+        Session(cnn_files["none"][:-5000], of_file(cnn_files["none"]))

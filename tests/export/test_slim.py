@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from files import in_tflm
 
 from kprune.export import tflite
+from kprune.export.ends import of_file
 from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
@@ -65,7 +66,8 @@ def test_litert_computes_the_same(file):
     interface = of_model(nets.cnn())
     samples = collect(nets.images(), interface.inputs, 8)
     first, second = (
-        Session(data, interface).run(samples) for data in (file, slim(file))
+        Session(data, of_file(data, interface)).run(samples)
+        for data in (file, slim(file))
     )
     np.testing.assert_array_equal(first, second)
 
