@@ -202,6 +202,13 @@ def export(
             show_default="for microcontrollers only",
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file of class names, one per line, for the file (android) or "
+            "the header (microcontrollers)."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a model, run the file on the device's runtime, and report.
@@ -227,6 +234,7 @@ def export(
                 encode=encode,
                 decoding_bytes=decoding_bytes,
                 slim=slim,
+                labels=labels,
             )
     typer.echo(report.to_json() if json else str(report))
 

@@ -6,6 +6,7 @@ files are written last, after the file has loaded, run and agreed with Keras.
 """
 
 import gzip
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export import labels as labelling
 from kprune.export import notes, tflite, vela
 from kprune.export.baseline import without_zeros
 from kprune.export.compare import check as check_differences
@@ -25,8 +27,10 @@ from kprune.export.files import check_path, write_together
 from kprune.export.firmware import Memory, describe
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
+from kprune.export.labels import Labels
 from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
 from kprune.export.litert import Session, times
+from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
@@ -65,6 +69,7 @@ def export(
     encode: bool = False,
     decoding_bytes: int | None = None,
     slim: bool | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -109,6 +114,11 @@ def export(
             decoded it takes as many in memory. By default weights of any size.
         slim: Whether to leave out what no runtime reads, such as the names of inner
             tensors. By default for microcontrollers only: other tools show the names.
+        labels: What the entries of the first output are called, which must be a vector
+            of as many: a list of class names, or the path of a text file in UTF-8 with
+            one per line. For android the file holds them, as TFLite Metadata with a
+            `labels.txt`; for microcontrollers the header does, where they take no flash
+            unless they are used.
 
     Returns:
         What was measured. `print` it.
@@ -125,6 +135,7 @@ def export(
     chosen, quantization = choose(target, quantization)
     _check_options(quantization, representative_data, num_samples, tolerance)
     _check_encoding(encode, decoding_bytes, chosen)
+    label_names = _read_labels(labels, chosen, c_source)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
@@ -146,9 +157,16 @@ def export(
     expected = _keras_outputs(interface, samples)
     if unrolled:
         computing, interface = straight, of_model(straight)
+    labelled = None
+    if label_names is not None:
+        first = interface.output_names[0]
+        labelled = labelling.of_output(label_names, first, expected[0].shape[1:])
     data = convert(interface, computing, quantization, samples, chosen.integer_io)
     if micro:
         check_operators(data, chosen)
+    if labelled is not None and not micro:
+        description = _description(model, quantization)
+        data = with_labels(data, labelled, model.name, description)
     if chosen.slim if slim is None else slim:
         data = slimmed(data)
     session = Session(data, interface)
@@ -192,9 +210,10 @@ def export(
         contents[_compiled_path(file)] = content
     if run is not None and c_source:
         memory = _memory(run, encoded, estimates)
-        kind = "float32" if quantization == "none" else quantization
-        note = f"the Keras model {model.name} in {kind}, for {chosen.name}."
-        contents |= render(describe(content, memory, run.example), file, note)
+        note = f"the Keras model {model.name} in {_kind(quantization)}, "
+        note += f"for {chosen.name}."
+        facts = describe(content, memory, run.example, labelled)
+        contents |= render(facts, file, note)
     report = _report(
         model=model,
         target=chosen,
@@ -213,6 +232,7 @@ def export(
         encode=encode,
         estimates=estimates,
         unrolled=unrolled,
+        labelled=labelled,
     )
     write_together(contents)
     return report
@@ -273,6 +293,18 @@ def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) ->
             "`decoding_bytes` must be an integer of at least 1, such as 16384. "
             f"Received: {decoding_bytes!r}."
         )
+
+
+def _read_labels(labels: Any, target: Target, c_source: bool) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    if target.micro and not c_source:
+        raise ValueError(
+            f"For target={target.name!r} `labels` stand in the header, not in the "
+            "file, where they would take flash that nothing reads. Leave out "
+            "c_source=False, or `labels`."
+        )
+    return labelling.read(labels)
 
 
 def _read_dense(dense: Any) -> bytes:
@@ -409,6 +441,22 @@ def _memory(
     return Memory(run.arena_bytes)
 
 
+def _kind(quantization: str) -> str:
+    return "float32" if quantization == "none" else quantization
+
+
+def _description(model: keras.Model, quantization: str) -> str:
+    try:
+        version = importlib.metadata.version("kprune")
+    except importlib.metadata.PackageNotFoundError:  # Run from its source folder.
+        version = "from source"
+    total, nonzero = parameters(model)
+    return (
+        f"Written by kprune ({version}): {total - nonzero:,} of {total:,} parameters "
+        f"are zero; {_kind(quantization)}."
+    )
+
+
 def _size(data: bytes) -> FileSize:
     return FileSize(len(data), len(gzip.compress(data, 9, mtime=0)))
 
@@ -432,6 +480,7 @@ def _report(
     encode: bool,
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
     unrolled: Sequence[str],
+    labelled: Labels | None,
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -468,8 +517,10 @@ def _report(
         arena=None if run is None else arena_of(encoded.run if encoded else run),
         encoding=None if encoded is None else encoded.facts,
         npu=_npu(target, files[0], estimates),
+        labels=() if labelled is None else labelled.names,
         notes=(
             *lost,
+            *notes.of_labels(labelled, target),
             *notes.of_unrolled(unrolled),
             *notes.of_npu(parsed, target, estimates),
             *notes.of_encoding(
