@@ -123,6 +123,20 @@ def test_export_for_a_microcontroller(saved, tmp_path):
     assert report["files"] == [str(out)]
 
 
+def test_labels_are_read_from_a_file_and_shown(saved, tmp_path):
+    out, labels = tmp_path / "model.tflite", tmp_path / "classes.txt"
+    count = keras.models.load_model(saved).output_shape[-1]
+    labels.write_text("".join(f"class {i}\n" for i in range(count)))
+    result = run("export", saved, out, "--labels", labels, "--no-benchmark")
+    assert result.exit_code == 0, result.stderr
+    assert f"note: The {count} labels of output" in result.stdout
+    result = run("inspect", out)
+    assert f"labels      {count}: class 0, class 1, " in result.stdout
+    labels.write_text("one\n")
+    result = run("export", saved, tmp_path / "m.tflite", "--labels", labels)
+    assert refused(result, "1 names", f"has {count} entries")
+
+
 def test_weights_are_encoded_and_names_kept_where_wanted(saved, tmp_path):
     model = keras.models.load_model(saved)
     for variable in model.weights:
@@ -204,6 +218,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
         (["--quantization", "int"], ["Unknown `quantization`"]),
         (["--quantization", "int8"], ["needs `representative_data`"]),
         (["--samples", "0"], ["num_samples"]),
+        (["--labels", "no.txt"], ["Cannot read `labels`, 'no.txt'"]),
         (["--encode"], ["encode=True is for target='microcontroller'"]),
         (["--data", "no.npy"], ["There is no file 'no.npy'"]),
         (["--data", "x.csv"], ["must be a '.npy' or '.npz' file", "numpy.save"]),

@@ -2,13 +2,12 @@
 
 This module changes when the format of TFLite Metadata does: a flatbuffer of its own,
 among the model's buffers, says what inputs and outputs are; files that it names, here
-`labels.txt`, stand in a ZIP archive behind the model. The one package that writes it
-and is still published, mediapipe, brings OpenCV and Matplotlib along; the few tables
-that labels need are written here.
+`labels.txt`, stand in a ZIP archive behind the model. Of the packages that write it,
+tflite-support needs an older protobuf than TensorFlow, and mediapipe OpenCV and
+Matplotlib; the few tables that labels need are written here.
 
-Format: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata
-Schema: https://github.com/google-ai-edge/mediapipe/blob/master/mediapipe/tasks/metadata/metadata_schema.fbs
-(1.5.0; the tables below are those of 1.0.0)
+Format: https://ai.google.dev/edge/litert/models/metadata
+Schema: https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support/metadata/metadata_schema.fbs
 """
 
 import io

@@ -77,3 +77,23 @@ def need(what, there):
     if os.environ.get("KPRUNE_REQUIRE_TOOLS"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+def kotlin(stand_ins, sources, program):
+    """Compiles Kotlin for the JVM, beside stand-ins in Java, and returns how to run it.
+
+    Args:
+        stand_ins: A folder of Java sources in folders by their package.
+        sources: The Kotlin sources.
+        program: The `.jar` file to write.
+    """
+    need("default-jdk-headless", shutil.which("javac"))
+    need("kotlin", shutil.which("kotlinc"))
+    classes = program.with_suffix(".classes")
+    java = sorted(stand_ins.rglob("*.java"))
+    run("javac", "-Xlint:all", "-Werror", "--release", "8", "-d", classes, *java)
+    run(
+        *("kotlinc", "-Werror", "-jvm-target", "1.8", "-classpath", classes),
+        *("-include-runtime", *sources, "-d", program),
+    )
+    return ("java", "-Dfile.encoding=UTF-8", "-classpath", f"{program}:{classes}")
