@@ -31,6 +31,37 @@ _SCHEMA = "1.0.0"  # The first that has all that is written here.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX, _MODE = 3, 0o644
 
+# The schema's tables in the order of their fields, up to the last that is written. A
+# union is two fields: which of its tables it is, and that table.
+_FIELDS: Mapping[str, Sequence[str]] = {
+    "AssociatedFile": ("name", "description", "type"),
+    "Content": ("content_properties_type", "content_properties"),
+    "TensorMetadata": (
+        "name",
+        "description",
+        "dimension_names",
+        "content",
+        "process_units",
+        "stats",
+        "associated_files",
+    ),
+    "SubGraphMetadata": (
+        "name",
+        "description",
+        "input_tensor_metadata",
+        "output_tensor_metadata",
+    ),
+    "ModelMetadata": (
+        "name",
+        "description",
+        "version",
+        "subgraph_metadata",
+        "author",
+        "license",
+        "associated_files",
+        "min_parser_version",
+    ),
+}
 # Values of the schema's AssociatedFileType and ContentProperties.
 _TENSOR_AXIS_LABELS = 2
 _FEATURE_PROPERTIES = 1
@@ -76,7 +107,7 @@ def append(data: bytes, files: Mapping[str, bytes]) -> bytes:
     """Returns a model with a ZIP archive of files behind it, if there are files.
 
     They are not compressed, and places in the archive count from the model's first
-    byte: readers that know nothing of the model before it need both.
+    byte, as the format has it: apps read them out of a file that they have mapped.
     """
     if not files:
         return data
@@ -100,8 +131,11 @@ def appended(data: bytes) -> dict[str, bytes] | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-            # A few bytes may stand for any number of compressed ones.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            # A few bytes may stand for any number of compressed ones, and entries may
+            # share theirs.
+            if any(
+                entry.compress_type != zipfile.ZIP_STORED for entry in entries
+            ) or sum(entry.file_size for entry in entries) > len(data):
                 return None
             return {entry.filename: archive.read(entry) for entry in entries}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError):
@@ -115,65 +149,83 @@ def _metadata(
     import flatbuffers
 
     graph, signature = file.subgraphs[0], file.signatures[0]
-    listed = {
-        0: LABELS,
-        1: f"Names of the entries of {labels.output}, one per line.",
-        2: _TENSOR_AXIS_LABELS,
-    }
     inputs = {index: called for called, index in signature.inputs.items()}
     outputs = {index: called for called, index in signature.outputs.items()}
-    described = {
-        2: [_tensor(graph.tensors[index], inputs[index]) for index in graph.inputs],
-        3: [
-            _tensor(
-                graph.tensors[index],
-                outputs[index],
-                [listed] if index == signature.outputs[labels.output] else [],
-            )
+    listed = _table(
+        "AssociatedFile",
+        name=LABELS,
+        description=f"Names of the entries of {labels.output}, one per line.",
+        type=_TENSOR_AXIS_LABELS,
+    )
+    files = {signature.outputs[labels.output]: [listed]}
+    described = _table(
+        "SubGraphMetadata",
+        input_tensor_metadata=[
+            _tensor(graph.tensors[index], inputs[index]) for index in graph.inputs
+        ],
+        output_tensor_metadata=[
+            _tensor(graph.tensors[index], outputs[index], files.get(index))
             for index in graph.outputs
         ],
-    }
+    )
+    model = _table(
+        "ModelMetadata",
+        name=name,
+        description=description,
+        subgraph_metadata=[described],
+        min_parser_version=_SCHEMA,
+    )
     builder = flatbuffers.Builder(1024)
-    root = _write(builder, {0: name, 1: description, 3: [described], 7: _SCHEMA})
-    builder.Finish(root, file_identifier=_IDENTIFIER)
+    builder.Finish(_write(builder, model), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
 def _tensor(
-    tensor: tflite.Tensor, name: str, files: Sequence[Mapping[int, Any]] = ()
+    tensor: tflite.Tensor, name: str, files: list[dict[int, Any]] | None = None
 ) -> dict[int, Any]:
-    """Returns the schema's TensorMetadata."""
-    what = f"{tensor.type.lower()} of shape {tensor.shape}"
-    content: dict[int, Any] = {0: _FEATURE_PROPERTIES, 1: {}}
-    table: dict[int, Any] = {0: name, 1: what, 3: content}
-    return table | {6: list(files)} if files else table
+    return _table(
+        "TensorMetadata",
+        name=name,
+        description=f"{tensor.type.lower()} of shape {tensor.shape}",
+        content=_table(
+            "Content",
+            content_properties_type=_FEATURE_PROPERTIES,
+            content_properties={},
+        ),
+        associated_files=files or [],
+    )
+
+
+def _table(kind: str, **fields: Any) -> dict[int, Any]:
+    """Returns a table's fields by their positions in the schema."""
+    return {_FIELDS[kind].index(name): value for name, value in fields.items()}
 
 
 def _write(builder: Any, value: Any) -> int:
-    """Writes a string, a list of tables or a table; returns where it stands.
+    """Writes a string, a list of tables, or a table; returns where it stands.
 
     Args:
         builder: The flatbuffer's builder.
-        value: The value. A table is a dict from the positions of its fields in the
-            schema (a union has two: type and value) to strings, lists, tables and
-            numbers of one byte.
+        value: The value. A table's fields are strings, lists, tables and numbers of
+            one byte.
     """
     if isinstance(value, str):
         return int(builder.CreateString(value))
     if isinstance(value, list):
-        places = [_write(builder, item) for item in value]
-        builder.StartVector(4, len(places), 4)
-        for place in reversed(places):
+        items = [_write(builder, item) for item in value]
+        builder.StartVector(4, len(items), 4)
+        for place in reversed(items):
             builder.PrependUOffsetTRelative(place)
         return int(builder.EndVector())
-    written = {
-        field: item if isinstance(item, int) else _write(builder, item)
+    places = {
+        field: _write(builder, item)
         for field, item in value.items()
+        if not isinstance(item, int)
     }
     builder.StartObject(max(value, default=-1) + 1)
-    for field, item in written.items():
-        if isinstance(value[field], int):
+    for field, item in value.items():
+        if isinstance(item, int):
             builder.PrependByteSlot(field, item, 0)
         else:
-            builder.PrependUOffsetTRelativeSlot(field, item, 0)
+            builder.PrependUOffsetTRelativeSlot(field, places[field], 0)
     return int(builder.EndObject())

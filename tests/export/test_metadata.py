@@ -220,6 +220,16 @@ def compressed(data):
     return result.getvalue()
 
 
+def shared(data):
+    """Its directory names the same bytes many times."""
+    whole = append(data, {"labels.txt": b"a" * 4000})
+    directory, end = whole.index(b"PK\1\2", len(data)), len(whole) - 22
+    count, size = 1000, end - directory
+    record = bytearray(whole[end:])
+    struct.pack_into("<HHI", record, 8, count, count, count * size)
+    return whole[:directory] + count * whole[directory:end] + bytes(record)
+
+
 def changed(data, place, value):
     result = bytearray(data)
     result[place : place + len(value)] = value
@@ -230,6 +240,7 @@ def changed(data, place, value):
     "hostile",
     [
         compressed,
+        shared,
         lambda data: changed(
             append(data, {"labels.txt": b"a"}), -6, b"\xff\xff\xff\x7f"
         ),
@@ -242,6 +253,15 @@ def test_archives_that_are_none_do_no_harm(plain, hostile):
     data = hostile(plain)
     assert labels_of(data) == ()
     assert slim(data) in (data, slim(plain))
+
+
+def test_damaged_archives_end_in_labels_or_none(plain):
+    whole = append(plain, {"labels.txt": b"cat\n"})
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        place = random.integers(len(plain), len(whole))
+        data = changed(whole, place, bytes([random.integers(256)]))
+        assert isinstance(labels_of(data), tuple)
 
 
 def test_an_output_that_stands_twice_has_its_labels():
