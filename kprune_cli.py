@@ -145,7 +145,7 @@ def advise(
     ] = 0.8,
     json: Json = False,
 ) -> None:
-    """Tell what each kind of pruning would bring on a device, and what is in the way."""
+    """Tell what each kind of pruning would bring on a device, and what hinders."""
     with _refusals():
         with _loading():
             import kprune
@@ -238,6 +238,13 @@ def export(
             help="The most bytes of arena on a microcontroller.", show_default="any"
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file of class names, one per line, for the file (android) or "
+            "the header (microcontrollers)."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a model, run the file on the device's runtime, and report.
@@ -265,6 +272,7 @@ def export(
                 slim=slim,
                 flash=flash,
                 arena=arena,
+                labels=labels,
             )
     typer.echo(report.to_json() if json else str(report))
 

@@ -411,6 +411,7 @@ class Report:
         arena: Memory in TensorFlow Lite Micro; `None` for other targets.
         encoding: What encoded weights bring; `None` if none are.
         npu: What an NPU's compiler estimates; `None` for other targets.
+        labels: Names of the entries of the first output; none if none were given.
         notes: What else is to be known, in sentences.
     """
 
@@ -437,6 +438,7 @@ class Report:
     arena: Arena | None = None
     encoding: Encoding | None = None
     npu: Npu | None = None
+    labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

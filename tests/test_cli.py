@@ -133,6 +133,20 @@ def test_advice_is_shown_as_text_and_as_json(saved):
     assert refused(run("advise", saved, "--sparsity", "50"), "advise: `sparsity`")
 
 
+def test_labels_are_read_from_a_file_and_shown(saved, tmp_path):
+    out, labels = tmp_path / "model.tflite", tmp_path / "classes.txt"
+    count = keras.models.load_model(saved).output_shape[-1]
+    labels.write_text("".join(f"class {i}\n" for i in range(count)))
+    result = run("export", saved, out, "--labels", labels, "--no-benchmark")
+    assert result.exit_code == 0, result.stderr
+    assert f"note: The {count} labels of output" in result.stdout
+    result = run("inspect", out)
+    assert f"labels      {count}: class 0, class 1, " in result.stdout
+    labels.write_text("one\n")
+    result = run("export", saved, tmp_path / "m.tflite", "--labels", labels)
+    assert refused(result, "1 names", f"has {count} entries")
+
+
 def test_weights_are_encoded_and_names_kept_where_wanted(saved, tmp_path):
     model = keras.models.load_model(saved)
     for variable in model.weights:
@@ -219,6 +233,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
         (["--flash", "0"], ["`flash` must be a whole number of bytes"]),
         (["--arena", "9"], ["`arena` is for microcontrollers"]),
         (["--target", "board.yaml"], ["Cannot read the description", "board.yaml"]),
+        (["--labels", "no.txt"], ["Cannot read `labels`, 'no.txt'"]),
         (["--data", "no.npy"], ["There is no file 'no.npy'"]),
         (["--data", "x.csv"], ["must be a '.npy' or '.npz' file", "numpy.save"]),
         (["--data", "flat.npy"], ["does not fit input", "(20, 64)"]),

@@ -5,6 +5,7 @@ own. Everything that can be checked is checked before anything is converted, and
 files are written last, after the file has loaded, run and agreed with Keras.
 """
 
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export import labels as labelling
 from kprune.export import limits, notes, sparse, tflite, vela
 from kprune.export.baseline import without_zeros
 from kprune.export.choosing import Device, choose, limited
@@ -26,8 +28,10 @@ from kprune.export.files import check_path, read_tflite, write_together
 from kprune.export.firmware import Memory, describe
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
+from kprune.export.labels import Labels
 from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
 from kprune.export.litert import Session, times
+from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
@@ -73,6 +77,7 @@ def export(
     flash: int | None = None,
     arena: int | None = None,
     run_seconds: float = RUN_SECONDS,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -129,6 +134,11 @@ def export(
         run_seconds: The most seconds to run samples for in TensorFlow Lite Micro, per
             run, of which an encoded file needs three. Its kernels for this machine are
             slow: raise it to compare outputs on all of many samples.
+        labels: What the entries of the first output are called, which must be a vector
+            of as many: a list of class names, or the path of a text file in UTF-8 with
+            one per line. For android the file holds them, as TFLite Metadata with a
+            `labels.txt`; for microcontrollers the header does, where they take no flash
+            unless they are used.
 
     Returns:
         What was measured. `print` it.
@@ -146,8 +156,8 @@ def export(
     chosen = limited(chosen, flash, arena)
     _check_options(quantization, representative_data, num_samples, tolerance)
     _check_encoding(encode, decoding_bytes, chosen, quantization)
-    _check_encoding(encode, decoding_bytes, chosen, quantization)
     check_seconds("run_seconds", run_seconds)
+    label_names = _read_labels(labels, chosen, c_source)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
@@ -169,11 +179,23 @@ def export(
     expected = _keras_outputs(interface, samples)
     if unrolled:
         computing, interface = straight, of_model(straight)
-    data = convert(interface, computing, quantization, samples, chosen.integer_io)
-    if micro:
-        check_operators(data, chosen)
-    if chosen.slim if slim is None else slim:
-        data = slimmed(data)
+    labelled = None
+    if label_names is not None:
+        first = interface.output_names[0]
+        labelled = labelling.of_output(label_names, first, expected[0].shape[1:])
+
+    def converted(sparsely: bool) -> bytes:
+        data = convert(
+            interface, computing, quantization, samples, chosen.integer_io, sparsely
+        )
+        if micro:
+            check_operators(data, chosen)
+        if labelled is not None and not micro:
+            description = _description(model, quantization)
+            data = with_labels(data, labelled, model.name, description)
+        return slimmed(data) if (chosen.slim if slim is None else slim) else data
+
+    data = converted(sparsely=False)
     session = Session(data, of_file(data, interface))
     names = interface.output_names
     differences = compare(
@@ -203,12 +225,7 @@ def export(
 
     stored = None
     if chosen.encoding == UNPACKED and quantization in sparse.QUANTIZATIONS:
-
-        def convert_sparsely() -> bytes:
-            found = convert(interface, computing, quantization, samples, False, True)
-            return slimmed(found) if slim else found
-
-        stored = sparse.store(data, encode, convert_sparsely)
+        stored = sparse.store(data, encode, lambda: converted(sparsely=True))
         if stored.content is not None:
             session = Session(stored.content, of_file(stored.content, interface))
             outputs = session.run(samples)
@@ -243,9 +260,10 @@ def export(
     limits.check(chosen, content, data, run, encoded)
     if run is not None and c_source:
         memory = _memory(run, encoded, estimates)
-        kind = "float32" if quantization == "none" else quantization
-        note = f"the Keras model {model.name} in {kind}, for {chosen.name}."
-        contents |= render(describe(content, memory, run.example), file, note)
+        note = f"the Keras model {model.name} in {_kind(quantization)}, "
+        note += f"for {chosen.name}."
+        facts = describe(content, memory, run.example, labelled)
+        contents |= render(facts, file, note)
     report = _report(
         model=model,
         target=chosen,
@@ -265,6 +283,7 @@ def export(
         encode=encode,
         estimates=estimates,
         unrolled=unrolled,
+        labelled=labelled,
     )
     write_together(contents)
     return report
@@ -340,6 +359,18 @@ def _check_encoding(
             "`decoding_bytes` must be an integer of at least 1, such as 16384. "
             f"Received: {decoding_bytes!r}."
         )
+
+
+def _read_labels(labels: Any, target: Target, c_source: bool) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    if target.micro and not c_source:
+        raise ValueError(
+            f"For target={target.name!r} `labels` stand in the header, not in the "
+            "file, where they would take flash that nothing reads. Leave out "
+            "c_source=False, or `labels`."
+        )
+    return labelling.read(labels)
 
 
 def _read_dense(dense: Any) -> bytes:
@@ -466,6 +497,22 @@ def _memory(
     return Memory(run.arena_bytes)
 
 
+def _kind(quantization: str) -> str:
+    return "float32" if quantization == "none" else quantization
+
+
+def _description(model: keras.Model, quantization: str) -> str:
+    try:
+        version = importlib.metadata.version("kprune")
+    except importlib.metadata.PackageNotFoundError:  # Run from its source folder.
+        version = "from source"
+    total, nonzero = parameters(model)
+    return (
+        f"Written by kprune ({version}): {total - nonzero:,} of {total:,} parameters "
+        f"are zero; {_kind(quantization)}."
+    )
+
+
 def _report(
     *,
     model: keras.Model,
@@ -486,6 +533,7 @@ def _report(
     encode: bool | None,
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
     unrolled: Sequence[str],
+    labelled: Labels | None,
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -522,8 +570,10 @@ def _report(
         arena=None if run is None else arena_of(encoded.run if encoded else run),
         encoding=None if encoded is None else encoded.facts,
         npu=_npu(target, files[0], estimates),
+        labels=() if labelled is None else labelled.names,
         notes=(
             *lost,
+            *notes.of_labels(labelled, target),
             *notes.of_unrolled(unrolled),
             *notes.of_npu(parsed, target, estimates),
             *notes.of_encoding(

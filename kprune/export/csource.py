@@ -88,7 +88,8 @@ _HEADER = """\
 #define {upper}_OPERATORS {operators}
 
 /* Inputs and outputs by name. INDEX is what the interpreter's input() and output()
-   take; a stored value means SCALE * (value - ZERO_POINT). Floats have neither. */
+   take; a stored value means SCALE * (value - ZERO_POINT). Floats have neither.
+   LABELS, if there are any, are what an array of strings is made with. */
 #define {upper}_INPUTS {inputs}
 #define {upper}_OUTPUTS {outputs}
 
@@ -346,6 +347,9 @@ def _ports(prefix: str, ports: Iterable[Port]) -> str:
         if tensor.scale.size:
             facts["SCALE"] = _float(tensor.scale[0])
             facts["ZERO_POINT"] = f"({tensor.zero_point[0]})"
+        if port.labels:
+            strings = ", \\\n  ".join(map(_string, port.labels))
+            facts["LABELS"] = f"{{ \\\n  {strings}}}"
         text += _comment(_remark(port.name)) + "\n"
         text += _macros(f"{prefix}_{word}", facts) + "\n"
     return text
@@ -413,6 +417,19 @@ def _rows(items: Sequence[str], columns: int) -> str:
 def _integer(value: np.generic) -> str:
     # C has no negative literals, and this one's positive is too large.
     return "INT64_MIN" if int(value) == -(2**63) else str(int(value))
+
+
+def _string(text: str) -> str:
+    """Returns a literal of the text in UTF-8, whatever the compiler takes sources for.
+
+    Three octal digits end by themselves, and no two question marks stand together,
+    which begin a trigraph.
+    """
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{plain}"'
 
 
 def _float(value: np.generic) -> str:

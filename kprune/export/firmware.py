@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kprune.export import resolver, tflite
+from kprune.export.labels import Labels
 from kprune.export.tflm import Example
 
 # How far a float output may be from what was computed on the host, by the largest value
@@ -45,11 +46,13 @@ class Port:
         name: What the user calls it.
         index: What the runtime knows it by: its place in the file.
         tensor: Its type, shape and quantisation.
+        labels: What its entries are called; none if that is not known.
     """
 
     name: str
     index: int
     tensor: tflite.Tensor
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Firmware:
     tolerances: tuple[float, ...]
 
 
-def describe(content: bytes, memory: Memory, example: Example) -> Firmware:
+def describe(
+    content: bytes, memory: Memory, example: Example, labels: Labels | None = None
+) -> Firmware:
     """Returns what firmware has to know of a file.
 
     Args:
@@ -87,6 +92,7 @@ def describe(content: bytes, memory: Memory, example: Example) -> Firmware:
         memory: What it needs.
         example: One sample, as the file takes it, and its outputs. Of a file compiled
             for an NPU those of the file before it was compiled.
+        labels: What the entries of an output are called.
 
     Raises:
         ValueError: If an operator has no method of the runtime's resolver.
@@ -97,7 +103,7 @@ def describe(content: bytes, memory: Memory, example: Example) -> Firmware:
     return Firmware(
         content,
         _ports(graph.tensors, graph.inputs, signature.inputs),
-        _ports(graph.tensors, graph.outputs, signature.outputs),
+        _ports(graph.tensors, graph.outputs, signature.outputs, labels),
         resolver.methods(counts),
         counts.get("VAR_HANDLE", 0),
         memory,
@@ -110,9 +116,14 @@ def _ports(
     tensors: tuple[tflite.Tensor, ...],
     order: tuple[int, ...],
     named: Mapping[str, int],
+    labels: Labels | None = None,
 ) -> tuple[Port, ...]:
     """Returns what a signature names, in the order that the runtime counts in."""
-    ports = [Port(name, order.index(i), tensors[i]) for name, i in named.items()]
+    known = {} if labels is None else {labels.output: labels.names}
+    ports = [
+        Port(name, order.index(i), tensors[i], known.get(name, ()))
+        for name, i in named.items()
+    ]
     return tuple(sorted(ports, key=lambda port: (port.index, port.name)))
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from kprune.export import tflite
 from kprune.export.encoding import RAW
 from kprune.export.flash import Encoded, gain
+from kprune.export.labels import Labels
 from kprune.export.latency import DENSE, PLAIN
+from kprune.export.metadata import LABELS
 from kprune.export.sparse import Sparse
 from kprune.export.targets import NEEDS_DATA, Target
 from kprune.export.tflm import MicroRun
@@ -52,6 +54,18 @@ def of_unrolled(names: Sequence[str]) -> list[str]:
         f"loops crash or hang there: {', '.join(names)}. Outputs were compared with "
         "those of the model as it is."
     ]
+
+
+def of_labels(labels: Labels | None, target: Target) -> list[str]:
+    """Returns a sentence on where the labels are."""
+    if labels is None:
+        return []
+    place = (
+        "in the header, as a macro; the file does not hold them"
+        if target.micro
+        else f"in the file: TFLite Metadata, and {LABELS} behind the model"
+    )
+    return [f"The {len(labels.names)} labels of output {labels.output!r} are {place}."]
 
 
 def of_difference(differences: Sequence[OutputDifference]) -> list[str]:

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from kprune.export import tflite
+from kprune.export.metadata import append, appended
+from kprune.export.packing import has_outside_data, pack, unpack
 
-_IDENTIFIER = b"TFL3"
-# The schema's force_align of Buffer.data, which the Python builder does not know of:
-# https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
-_BUFFER_ALIGNMENT = 16
 # What the converter tells of itself. Other entries are read: labels, plans of memory.
 _UNREAD = (b"min_runtime_version", b"CONVERSION_METADATA")
 
@@ -27,6 +25,7 @@ def slim(data: bytes) -> bytes:
     """Returns a file with the same graph, weights and signatures in fewer bytes.
 
     Names of tensors go, except those of inputs and outputs that no signature names.
+    Files that metadata has appended, such as labels, stay.
 
     Args:
         data: A `.tflite` file.
@@ -40,9 +39,10 @@ def slim(data: bytes) -> bytes:
     tflite.parse(data)  # It checks what the generated code trusts.
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
-    if any(buffer.offset > 1 for buffer in model.buffers):
-        return data  # Above 2 GiB, data stands behind the flatbuffer.
+    model = unpack(data)
+    files = appended(data)
+    if has_outside_data(model) or files is None:
+        return data
     model.description = None
     model.metadataBuffer = None
     model.metadata = [
@@ -66,9 +66,7 @@ def slim(data: bytes) -> bytes:
         for operator in graph.operators:
             operator.builtinOptions = once(operator.builtinOptions)
     _merge_buffers(model, schema)
-    builder = _builder()
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    smaller = bytes(builder.Output())
+    smaller = append(pack(model), files)
     return smaller if len(smaller) < len(data) else data
 
 
@@ -134,28 +132,3 @@ def _frozen(value: Any) -> Hashable:
         fields = sorted(vars(value).items())
         return (type(value), tuple((name, _frozen(item)) for name, item in fields))
     return value
-
-
-def _builder() -> Any:
-    """Returns a flatbuffer builder that writes equal vectors once."""
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):
-        def __init__(self) -> None:
-            super().__init__(1 << 16)
-            self.vectors: dict[Hashable, int] = {}
-            self.alignment = 1
-
-        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802
-            key = (x.dtype.str, x.tobytes())
-            if key not in self.vectors:
-                # Buffers are the only vectors of bytes besides custom options.
-                self.alignment = _BUFFER_ALIGNMENT if x.dtype == np.uint8 else 1
-                self.vectors[key] = super().CreateNumpyVector(x)
-                self.alignment = 1
-            return self.vectors[key]
-
-        def StartVector(self, size: int, count: int, alignment: int) -> Any:  # noqa: N802
-            return super().StartVector(size, count, max(alignment, self.alignment))
-
-    return Builder()

@@ -19,6 +19,8 @@ from kprune.inspection import patterns
 from kprune.model_file import load_model
 from kprune.report import FileSize, table
 
+_LABELS_SHOWN = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightView:
@@ -64,6 +66,7 @@ class Inspection:
         uncounted: Layers or operators that are not in `macs`.
         operators: How often each operator or layer class occurs.
         size: The file's bytes; `None` for a model in memory.
+        labels: Class names that a TFLite file holds.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Inspection:
     uncounted: tuple[str, ...]
     operators: dict[str, int]
     size: FileSize | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -112,7 +116,10 @@ class Inspection:
         if self.uncounted:
             lines.append(f"  not counted: {', '.join(self.uncounted)}")
         counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
-        lines += [f"made of     {counts}", ""]
+        lines.append(f"made of     {counts}")
+        if self.labels:
+            lines.append(f"labels      {len(self.labels)}: {_shortened(self.labels)}")
+        lines.append("")
         rows = [
             (
                 weight.name,
@@ -126,6 +133,11 @@ class Inspection:
         rows.append(("all of these", "", "", f"{self.sparsity:.4f}", ""))
         header = ("weight", "shape", "dtype", "zeros", "pattern")
         return "\n".join([*lines, *table(header, rows)])
+
+
+def _shortened(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(labels[:_LABELS_SHOWN])
+    return f"{shown}, ..." if len(labels) > _LABELS_SHOWN else shown
 
 
 def inspect(model_or_path: keras.Model | str | os.PathLike[str]) -> Inspection:
@@ -293,6 +305,7 @@ def _inspect_tflite(path: Path) -> Inspection:
     from kprune.export import tflite
     from kprune.export.cost import count_macs, nonzeros
     from kprune.export.decoding import decoded
+    from kprune.export.metadata import labels_of
 
     data = path.read_bytes()
     try:
@@ -340,6 +353,7 @@ def _inspect_tflite(path: Path) -> Inspection:
         uncounted=macs.uncounted,
         operators=file.operator_counts(),
         size=_file_size(data),
+        labels=labels_of(data),
     )
 
 

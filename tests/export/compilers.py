@@ -30,13 +30,13 @@ def run(*command):
 def host(*arguments, language="c++", standard="c++11"):
     """Compiles for this machine."""
     compiler = {"c": "gcc", "c++": "g++"}[language]
-    _need(compiler, shutil.which(compiler))
+    need(compiler, shutil.which(compiler))
     run(compiler, f"-std={standard}", *STRICT, *arguments)
 
 
 def macros(header):
     """Returns the macros of a C header, by name, as the preprocessor has them."""
-    _need("gcc", shutil.which("gcc"))
+    need("gcc", shutil.which("gcc"))
     lines = run("gcc", "-dM", "-E", "-x", "c", header).decode().splitlines()
     words = (line.split(maxsplit=2) for line in lines)
     return {name: "".join(rest) for _, name, *rest in words}
@@ -44,14 +44,14 @@ def macros(header):
 
 def cross(processor, *arguments):
     """Compiles for a Cortex-M."""
-    _need("gcc-arm-none-eabi with libstdc++-arm-none-eabi-newlib", _cross_compiles())
+    need("gcc-arm-none-eabi with libstdc++-arm-none-eabi-newlib", _cross_compiles())
     flags = (f"-mcpu={processor}", *CORTEX_M[processor], *FIRMWARE, *STRICT)
     run("arm-none-eabi-g++", *flags, *arguments)
 
 
 def emulate(processor, program):
     """Runs a program on an emulated Cortex-M and returns what it printed."""
-    _need("qemu-system-arm", shutil.which("qemu-system-arm"))
+    need("qemu-system-arm", shutil.which("qemu-system-arm"))
     return run(
         *("qemu-system-arm", "-M", BOARDS[processor], "-display", "none"),
         *("-monitor", "none", "-serial", "none"),
@@ -69,10 +69,31 @@ def _cross_compiles():
     return done.returncode == 0
 
 
-def _need(what, there):
+def need(what, there):
+    """Fails or skips a test whose tool, a Debian package, is not installed."""
     if there:
         return
     missing = f"{what} is not installed: apt-get install it"
-    if os.environ.get("KPRUNE_REQUIRE_CROSS_COMPILER"):
+    if os.environ.get("KPRUNE_REQUIRE_TOOLS"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+def kotlin(stand_ins, sources, program):
+    """Compiles Kotlin for the JVM, beside stand-ins in Java, and returns how to run it.
+
+    Args:
+        stand_ins: A folder of Java sources in folders by their package.
+        sources: The Kotlin sources.
+        program: The `.jar` file to write.
+    """
+    need("default-jdk-headless", shutil.which("javac"))
+    need("kotlin", shutil.which("kotlinc"))
+    classes = program.with_suffix(".classes")
+    java = sorted(stand_ins.rglob("*.java"))
+    run("javac", "-Xlint:all", "-Werror", "--release", "8", "-d", classes, *java)
+    run(
+        *("kotlinc", "-Werror", "-jvm-target", "1.8", "-classpath", classes),
+        *("-include-runtime", *sources, "-d", program),
+    )
+    return ("java", "-Dfile.encoding=UTF-8", "-classpath", f"{program}:{classes}")

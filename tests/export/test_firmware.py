@@ -259,6 +259,59 @@ def test_the_resolver_has_exactly_the_operators(folders, tmp_path, chosen):
     assert len(printed) == len(counted)
 
 
+LABELS = ["cat", 'a "quoted" \\ one', "what??=/", "weiß 1", "a\tb", "%s"]
+PRINTER = """
+#include <stdio.h>
+#include "model.h"
+static const char* const labels[] = MODEL_OUTPUT_OUTPUT_LABELS;
+int main(void) {
+  for (unsigned i = 0; i < sizeof(labels) / sizeof(*labels); ++i) puts(labels[i]);
+  return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Folders of the same model, with and without labels."""
+    model = keras.Sequential([L.Input((4,), name="x"), L.Dense(len(LABELS))])
+    result = {}
+    for target in (MICRO, "ethos-u55-128"):
+        for labels in (None, LABELS):
+            folder = tmp_path_factory.mktemp("labelled")
+            export(
+                *(model, folder / "model.tflite", target, "int8", numbers(16, 4)),
+                benchmark=False,
+                labels=labels,
+            )
+            result[target, labels is not None] = folder
+    return result
+
+
+@pytest.mark.parametrize("target", [MICRO, "ethos-u55-128"])
+@pytest.mark.parametrize(("language", "standard"), [("c", "c11"), ("c++", "c++11")])
+def test_labels_are_what_a_compiler_makes_of_the_header(
+    labelled, tmp_path, target, language, standard
+):
+    main = tmp_path / "main"
+    source = main.with_suffix({"c": ".c", "c++": ".cc"}[language])
+    source.write_text(PRINTER)
+    includes = ("-I", labelled[target, True])
+    compilers.host(*includes, source, "-o", main, language=language, standard=standard)
+    assert compilers.run(main).decode().splitlines() == LABELS
+
+
+@pytest.mark.parametrize("target", [MICRO, "ethos-u55-128"])
+def test_labels_take_nothing_of_the_flash(labelled, target):
+    """All that is compiled into firmware is the same with them and without."""
+    without, having = labelled[target, False], labelled[target, True]
+    assert device_file(having) == device_file(without)
+    for name in ("model.cc", "model_test.cc", "model_test.h"):
+        assert (having / name).read_bytes() == (without / name).read_bytes()
+    facts = [compilers.macros(folder / "model.h") for folder in (without, having)]
+    assert set(facts[1]) - set(facts[0]) == {"MODEL_OUTPUT_OUTPUT_LABELS"}
+
+
 def test_an_encoded_file_runs_in_the_memory_that_the_header_states(folders):
     facts = compilers.macros(folders["encoded"] / "model.h")
     inside = int(facts["MODEL_ARENA_BYTES"])

@@ -1,11 +1,11 @@
 import json
-import os
 import pathlib
 import platform
 import shutil
 import subprocess
 import sys
 
+import compilers
 import pytest
 import xnnpack_forms
 from xnnpack_forms import FORMS, MULTIPLIES, SKIPS, WRONG
@@ -24,10 +24,7 @@ def emulator():
     if platform.machine() != "x86_64":
         return []
     found = shutil.which("qemu-x86_64")
-    if found is None:
-        if os.environ.get("KPRUNE_REQUIRE_TOOLS"):
-            raise RuntimeError("qemu-x86_64 is missing: install Debian's qemu-user")
-        pytest.skip("XNNPACK skips zeros on CPUs without AVX: needs Debian's qemu-user")
+    compilers.need("qemu-user", found)
     return [found, "-cpu", "Nehalem"]
 
 
