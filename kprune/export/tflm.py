@@ -9,13 +9,13 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kprune.export import tflite
+from kprune.export.files import temporary_folder
 from kprune.export.litert import Session, dequantize, quantize
 from kprune.export.samples import Samples
 from kprune.export.targets import Target
@@ -24,6 +24,9 @@ _RUN_SECONDS = 10.0
 _TIME_SECONDS = 2.0
 # Loading, one run per arena size tried, and slow machines.
 _TIMEOUT_SECONDS = 300.0
+
+# Others can be given to it, and hardly any of its operators takes them.
+_INPUT_TYPES = ("float32", "int8", "int16", "int32", "uint32", "bool")
 
 _CURES = {
     "GELU": "use ReLU or HardSwish instead",
@@ -118,8 +121,7 @@ def run(
         zip(session.inputs, samples.arrays, strict=True),
         key=lambda pair: graph.inputs.index(pair[0]["index"]),
     )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "model.tflite").write_bytes(data)
         if baseline is not None:
             (folder / "baseline.tflite").write_bytes(baseline)
@@ -131,7 +133,7 @@ def run(
             "alternate_bytes": alternate_bytes,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
-        _start_worker(folder)
+        _start_worker(folder, _odd_inputs(session))
         result = json.loads((folder / "result.json").read_text())
         with np.load(folder / "outputs.npz") as file:
             found = [file[f"arr_{index}"] for index in range(len(file.files))]
@@ -148,7 +150,22 @@ def run(
     )
 
 
-def _start_worker(folder: Path) -> None:
+def _odd_inputs(session: Session) -> str:
+    """Returns a sentence on inputs that the runtime hardly does anything with."""
+    odd = [
+        f"{item.name!r} is {item.dtype}"
+        for item in session.interface.inputs
+        if item.dtype not in _INPUT_TYPES
+    ]
+    if not odd:
+        return ""
+    return (
+        f"Input {', '.join(odd)}, which few of its operators take: give the model a "
+        "keras.Input(..., dtype='float32') or 'int32'. "
+    )
+
+
+def _start_worker(folder: Path, hint: str) -> None:
     worker = Path(__file__).with_name("tflm_worker.py")
     # -P keeps this folder's module names out of the worker's import path.
     command: Sequence[str] = (sys.executable, "-P", str(worker), str(folder))
@@ -175,6 +192,6 @@ def _start_worker(folder: Path) -> None:
     raise ValueError(
         "TensorFlow Lite Micro cannot run the converted file"
         + (f": it fails on the operator {blamed}" if blamed else "")
-        + ". Nothing was written. Replace the layer that makes the operator, or try "
-        f"another quantisation. The runtime's own words:\n  {words}"
+        + f". Nothing was written. {hint}Replace the layer that makes the operator, or "
+        f"try another quantisation. The runtime's own words:\n  {words}"
     )
