@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from kprune.export import notes, tflite, vela
-from kprune.export.baseline import without_zeros
+from kprune.export.baseline import TOO_LARGE, without_zeros
+from kprune.export.capacity import check_fits, fits
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
 from kprune.export.convert import check_backend, convert
@@ -25,7 +26,7 @@ from kprune.export.files import check_path, write_together
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
 from kprune.export.latency import DENSE, FILLED, PLAIN, summarise
-from kprune.export.litert import Session, times
+from kprune.export.litert import Session, check_survived, times
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
@@ -131,10 +132,12 @@ def export(
         if c_source:
             check_free(file)
     check_backend()
+    check_fits(model, quantization, chosen.quantizations, "model")
     if isinstance(dense, keras.Model):
+        check_fits(dense, "none", (), "dense")
         dense, _ = without_loops(dense, "none", chosen)
     elif dense is not None:
-        dense = _read_dense(dense)
+        dense = _read_dense(dense, benchmark)
 
     computing = in_float32(model)
     straight, unrolled = without_loops(computing, quantization, chosen)
@@ -276,7 +279,7 @@ def _check_encoding(encode: bool, decoding_bytes: int | None, target: Target) ->
         )
 
 
-def _read_dense(dense: Any) -> bytes:
+def _read_dense(dense: Any, benchmark: bool) -> bytes:
     if not isinstance(dense, (str, os.PathLike)):
         raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
     try:
@@ -287,6 +290,8 @@ def _read_dense(dense: Any) -> bytes:
         ) from error
     try:
         tflite.parse(data)
+        if benchmark:  # Only then it is run.
+            check_survived(data)
     except ValueError as error:
         raise ValueError(f"`dense`, {str(dense)!r}: {error}") from error
     return data
@@ -336,6 +341,8 @@ def _dense_file(
     if dense is not None:
         converted = convert(of_model(dense), dense, "none", None, False)
         return converted, f"the model {dense.name!r}, passed as `dense`"
+    if not fits(model, "none"):
+        return without_zeros(data), TOO_LARGE
     if quantization != "none":
         data = convert(interface, model, "none", None, False)
     return (
@@ -365,7 +372,7 @@ def _latency(
     interface = session.interface
     row = next(samples.rows())
     baselines = {FILLED: Session(without_zeros(data), interface)}
-    if _same_interface(dense_data, data):
+    if dense_from != TOO_LARGE and _same_interface(dense_data, data):
         baselines[DENSE] = Session(dense_data, interface)
     found = times([*baselines.values(), session], row)
     result = [

@@ -79,7 +79,9 @@ def convert(
             np.savez(folder / "samples.npz", *samples.arrays)
         outcome = converter.run(folder)
         if outcome.kind == "failed":
-            raise _refused(outcome.words, outcome.printed, model, quantization)
+            raise _refused(
+                outcome.words, outcome.printed, model, quantization
+            ) from RuntimeError(outcome.words)
         if outcome.kind != "done":
             loops = _loops(folder / "saved_model", model)
             raise _stopped(outcome, loops, model, quantization)

@@ -68,7 +68,8 @@ def temporary_folder() -> Iterator[Path]:
     # TensorFlow and other processes tell it in their words, as errors of their own.
     except Exception as error:
         no_folder = isinstance(error, FileNotFoundError) and "usable temp" in str(error)
-        if not no_folder and os.strerror(errno.ENOSPC) not in str(error):
+        told = f"{error} {error.__cause__}"
+        if not no_folder and os.strerror(errno.ENOSPC) not in told:
             raise
         where = "" if no_folder else f", {tempfile.gettempdir()!r},"
         raise ValueError(
