@@ -1,6 +1,6 @@
 """From a Keras model to the bytes of a `.tflite` file.
 
-This module changes when TensorFlow's converter does.
+This module changes when Keras traces models, or the converter fails, in another way.
 
 The way through `keras.export.ExportArchive` with a batch of 1 and no TensorFlow
 ("Flex") operators is the one whose files LiteRT and TensorFlow Lite Micro both load
@@ -56,8 +56,8 @@ def convert(
         ValueError: If the converter fails, crashes or hangs; names the operators and
             layers that it blames.
     """
-    converter.start()  # It gets ready while the model is traced.
     with temporary_folder() as folder:
+        converter.start()  # It gets ready while the model is traced.
         failure: Exception | None = None
         with captured_output() as printed:
             try:
@@ -168,7 +168,7 @@ def _stopped(
             "Where a model is that large: `from kprune.export import converter` and "
             "raise converter.STEP_SECONDS. "
         )
-    if outcome.kind == "crashed" and "SIGKILL" in outcome.words:
+    if outcome.words.startswith("signal 9 "):
         message += "The system ends processes so that take too much memory. "
     if quantization in NEEDS_DATA:
         message += "Without calibration: quantization='none', or 'dynamic' on android."

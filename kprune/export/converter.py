@@ -136,7 +136,7 @@ class _Worker:
         code = self.process.wait()
         words = f"exit code {code}"
         if code < 0:
-            words = f"signal {-code} ({signal.Signals(-code).name})"
+            words = f"signal {-code} ({signal.strsignal(-code)})"
         if (folder / "printed.txt").exists():
             return words, _text(folder / "printed.txt")
         self._printed.seek(0)

@@ -50,8 +50,8 @@ def check_survived(data: bytes) -> None:
             ) from error
     if code < 0:
         raise ValueError(
-            f"LiteRT crashes on it with signal {-code} ({signal.Signals(-code).name}). "
-            "It is damaged: write it again, or fetch it again if it was downloaded."
+            f"LiteRT crashes on it with signal {-code} ({signal.strsignal(-code)}). It "
+            "is damaged: write it again, or fetch it again if it was downloaded."
         )
 
 

@@ -265,7 +265,7 @@ def test_a_dense_file_that_its_runtime_would_trust(tmp_path, cnn_files):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("import os; os.kill(os.getpid(), 11)", r"crashes on it with.*\(SIGSEGV\)"),
+        ("import os; os.kill(os.getpid(), 11)", r"crashes on it with signal 11 \(Seg"),
         ("import time; time.sleep(60)", "did not finish one run of it within 1 s"),
     ],
 )
