@@ -16,7 +16,8 @@ import numpy as np
 
 from kprune.export import labels as labelling
 from kprune.export import limits, notes, sparse, tflite, vela
-from kprune.export.baseline import without_zeros
+from kprune.export.baseline import TOO_LARGE, without_zeros
+from kprune.export.capacity import check_fits, fits
 from kprune.export.choosing import Device, choose, limited
 from kprune.export.compare import check as check_differences
 from kprune.export.compare import compare
@@ -30,7 +31,7 @@ from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
 from kprune.export.labels import Labels
 from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
-from kprune.export.litert import Session, times
+from kprune.export.litert import Session, check_survived, times
 from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
@@ -166,10 +167,12 @@ def export(
         if c_source:
             check_free(file)
     check_backend()
+    check_fits(model, quantization, chosen.quantizations, "model")
     if isinstance(dense, keras.Model):
+        check_fits(dense, "none", (), "dense")
         dense, _ = without_loops(dense, "none", chosen)
     elif dense is not None:
-        dense = _read_dense(dense)
+        dense = _read_dense(dense, benchmark)
 
     computing = in_float32(model)
     straight, unrolled = without_loops(computing, quantization, chosen)
@@ -373,10 +376,13 @@ def _read_labels(labels: Any, target: Target, c_source: bool) -> tuple[str, ...]
     return labelling.read(labels)
 
 
-def _read_dense(dense: Any) -> bytes:
+def _read_dense(dense: Any, benchmark: bool) -> bytes:
     if not isinstance(dense, (str, os.PathLike)):
         raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
-    return read_tflite("dense", dense)
+    data = read_tflite("dense", dense)
+    if benchmark:  # Only then it is run.
+        check_survived("dense", dense, data)
+    return data
 
 
 def _interface_and_samples(
@@ -423,6 +429,8 @@ def _dense_file(
     if dense is not None:
         converted = convert(of_model(dense), dense, "none", None, False)
         return converted, f"the model {dense.name!r}, passed as `dense`"
+    if not fits(model, "none"):
+        return without_zeros(data), TOO_LARGE
     if quantization != "none":
         data = convert(interface, model, "none", None, False)
     return (
@@ -452,7 +460,7 @@ def _latency(
         )
     row = next(samples.rows())
     baselines = {FILLED: Session(without_zeros(data), session.ends)}
-    if _same_interface(dense_data, data):
+    if dense_from != TOO_LARGE and _same_interface(dense_data, data):
         baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
     found = times([*baselines.values(), session], row)
     result = [

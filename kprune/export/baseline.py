@@ -7,6 +7,12 @@ import numpy as np
 
 from kprune.export import tflite
 
+TOO_LARGE = (
+    "this file, its zeros replaced by random values, since its float32 file would be "
+    "larger than a .tflite file can be"
+)
+"""What stands in for the dense float32 file where there cannot be one."""
+
 
 def without_zeros(data: bytes, seed: int = 0) -> bytes:
     """Returns the file with each zero weight replaced by a random one.

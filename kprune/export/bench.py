@@ -19,7 +19,7 @@ from kprune.export.files import read_tflite
 from kprune.export.flash import arena_of
 from kprune.export.interface import Input
 from kprune.export.latency import LITERT, MICRO, spread, summarise
-from kprune.export.litert import Session, times
+from kprune.export.litert import Session, check_survived, times
 from kprune.export.samples import Samples, collect, random_samples
 from kprune.export.tflm import MicroRun, check_installed, check_seconds
 from kprune.export.tflm import run as run_in_tflm
@@ -261,6 +261,7 @@ def _samples(files: list[_File], data: Any, num_samples: int) -> Samples:
 def _in_litert(files: list[_File], samples: Samples, seconds: float) -> list[_Measured]:
     sessions = []
     for item in files:
+        check_survived(item.argument, item.path, item.data)
         try:
             sessions.append(Session(item.data, item.ends))
         except ValueError as error:

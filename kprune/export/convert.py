@@ -1,6 +1,6 @@
 """From a Keras model to the bytes of a `.tflite` file.
 
-This module changes when TensorFlow's converter does.
+This module changes when Keras traces models, or the converter fails, in another way.
 
 The way through `keras.export.ExportArchive` with a batch of 1 and no TensorFlow
 ("Flex") operators is the one whose files LiteRT and TensorFlow Lite Micro both load
@@ -8,17 +8,19 @@ The way through `keras.export.ExportArchive` with a batch of 1 and no TensorFlow
 PACK and GATHER operators that microcontrollers lack, and fails for recurrent layers).
 """
 
+import json
 import re
-import tempfile
-import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from kprune.export import tflite
+from kprune.export import converter, tflite
+from kprune.export.files import temporary_folder
 from kprune.export.interface import Interface
-from kprune.export.quiet import captured_output
+from kprune.export.quiet import captured_output, last_lines
 from kprune.export.samples import Samples
 from kprune.export.targets import NEEDS_DATA
 
@@ -55,8 +57,51 @@ def convert(
             "float16" only.
 
     Raises:
-        ValueError: If the converter fails; names the operators and layers it blames.
+        ValueError: If the converter fails, crashes or hangs; names the operators and
+            layers that it blames.
     """
+    with temporary_folder() as folder:
+        converter.start()  # It gets ready while the model is traced.
+        failure: Exception | None = None
+        with captured_output() as printed:
+            try:
+                _trace(interface, model, folder / "saved_model")
+            # Whatever it raises (its own error types, RuntimeError, TypeError ...) is
+            # told below in one form.
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            words = str(failure) or type(failure).__name__
+            raise _refused(words, printed.text, model, quantization) from failure
+        settings = {
+            "quantization": quantization,
+            "inputs": {item.name: item.dtype for item in interface.inputs},
+            "integer_io": integer_io,
+            "sparse": sparse,
+        }
+        (folder / "settings.json").write_text(json.dumps(settings))
+        if quantization in NEEDS_DATA and samples is not None:
+            np.savez(folder / "samples.npz", *samples.arrays)
+        outcome = converter.run(folder)
+        if outcome.kind == "failed":
+            raise _refused(
+                outcome.words, outcome.printed, model, quantization
+            ) from RuntimeError(outcome.words)
+        if outcome.kind != "done":
+            loops = _loops(folder / "saved_model", model)
+            raise _stopped(outcome, loops, model, quantization)
+        data = (folder / "model.tflite").read_bytes()
+    flex = [name for name in tflite.parse(data).operator_counts() if "Flex" in name]
+    if flex:
+        raise ValueError(
+            f"The converted model needs the TensorFlow operators {flex}, which neither "
+            "LiteRT nor TensorFlow Lite Micro have. Replace the layers that use them."
+        )
+    return data
+
+
+def _trace(interface: Interface, model: keras.Model, folder: Path) -> None:
+    """Writes a SavedModel; only the user's own process has the variables."""
     import tensorflow as tf
 
     specs = {
@@ -69,91 +114,81 @@ def convert(
         outputs = interface.call(flat)
         return dict(zip(interface.output_names, outputs, strict=True))
 
-    failure: Exception | None = None
-    with captured_output() as printed, tempfile.TemporaryDirectory() as folder:
-        with warnings.catch_warnings():
-            # The converter's calibrator itself uses the class it calls deprecated.
-            warnings.filterwarnings(
-                "ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated"
-            )
-            try:
-                archive = keras.export.ExportArchive()
-                archive.track(model)
-                archive.add_endpoint("serve", serve, input_signature=[specs])
-                archive.write_out(folder, verbose=False)
-                converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-                _configure(converter, quantization, samples, interface, integer_io)
-                if sparse:
-                    converter.optimizations = [
-                        *converter.optimizations,
-                        tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
-                    ]
-                data = converter.convert()
-            # Whatever it raises (its own error types, RuntimeError, TypeError ...) is
-            # told below in one form.
-            except Exception as error:
-                failure = error
-    if failure is not None:
-        raise _explained(failure, printed.text, model, quantization) from failure
-    flex = [name for name in tflite.parse(data).operator_counts() if "Flex" in name]
-    if flex:
-        raise ValueError(
-            f"The converted model needs the TensorFlow operators {flex}, which neither "
-            "LiteRT nor TensorFlow Lite Micro have. Replace the layers that use them."
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, input_signature=[specs])
+    archive.write_out(folder, verbose=False)
+
+
+def _loops(folder: Path, model: keras.Model) -> list[str]:
+    """Returns the loops in a SavedModel, each with the layer that it belongs to."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (folder / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def
+    names = {
+        node.name
+        for function in graph.library.function
+        for node in function.node_def
+        if node.op in ("While", "StatelessWhile")
+    }
+    found = []
+    for name in sorted(names):
+        # Of nested layers the innermost is the one that loops.
+        layers = [(match.start(), layer) for layer, match in _mentioned(name, model)]
+        found.append(f"layer {max(layers)[1]!r}" if layers else f"operation {name!r}")
+    return list(dict.fromkeys(found))
+
+
+def _mentioned(text: str, model: keras.Model) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yields the names of layers whose operations a text names, and where."""
+    for layer in model._flatten_layers(include_self=False):
+        # Operations are called "scope/layer_1/operation".
+        for match in re.finditer(rf"(^|[/\"]){re.escape(layer.name)}(_\d+)?/", text):
+            yield layer.name, match
+
+
+def _stopped(
+    outcome: converter.Outcome, loops: list[str], model: keras.Model, quantization: str
+) -> ValueError:
+    """Returns a crash or a hang in the user's words, with the cure."""
+    if outcome.kind == "crashed":
+        said = f"crashed with {outcome.words}"
+    else:
+        said = f"did not finish within {converter.STEP_SECONDS:,.4g} s"
+    message = (
+        f"TensorFlow's converter {said} while it was {outcome.step} (model "
+        f"{model.name!r}, quantization={quantization!r}). It ran in a process of its "
+        "own; nothing was written. "
+    )
+    if loops:
+        message += (
+            f"The model has loops, which it crashes on: {', '.join(loops)}. Build "
+            "recurrent layers with unroll=True: they take the same weights. Write "
+            "while_loop, fori_loop, scan and map of keras.ops out, one step after the "
+            "other. "
         )
-    return data
+    elif outcome.kind == "hung":
+        message += (
+            "Where a model is that large: `from kprune.export import converter` and "
+            "raise converter.STEP_SECONDS. "
+        )
+    if outcome.words.startswith("signal 9 "):
+        message += "The system ends processes so that take too much memory. "
+    if quantization in NEEDS_DATA:
+        message += "Without calibration: quantization='none', or 'dynamic' on android."
+    if tail := last_lines(outcome.printed, 15):
+        message += f"\nIts last words:\n{tail}"
+    return ValueError(message.rstrip())
 
 
-def _configure(
-    converter: Any,
-    quantization: str,
-    samples: Samples | None,
-    interface: Interface,
-    integer_io: bool,
-) -> None:
-    import tensorflow as tf
-
-    if quantization == "none":
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization not in NEEDS_DATA or samples is None:
-        return
-    names = [item.name for item in interface.inputs]
-
-    def representative_dataset() -> Iterator[dict[str, Any]]:
-        for row in samples.rows():
-            yield dict(zip(names, row, strict=True))
-
-    converter.representative_dataset = representative_dataset
-    ops = tf.lite.OpsSet
-    integer, io_type = {
-        "int8": (ops.TFLITE_BUILTINS_INT8, tf.int8),
-        "int16x8": (
-            ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            tf.int16,
-        ),
-    }[quantization]
-    # Second choice for operators without an integer kernel, instead of a failure; the
-    # report names them.
-    converter.target_spec.supported_ops = [integer, ops.TFLITE_BUILTINS]
-    if integer_io:
-        converter.inference_input_type = io_type
-        converter.inference_output_type = io_type
-
-
-def _explained(
-    error: Exception, printed: str, model: keras.Model, quantization: str
+def _refused(
+    words: str, printed: str, model: keras.Model, quantization: str
 ) -> ValueError:
     """Returns the converter's failure in the user's words, its own at the end."""
-    text = f"{error}\n{printed}"
+    text = f"{words}\n{printed}"
     operators = sorted(set(re.findall(r"\btf\.([A-Z]\w+)", text)))
-    layers = [
-        layer.name
-        for layer in model._flatten_layers(include_self=False)
-        if re.search(rf"[/\"]{re.escape(layer.name)}(_\d+)?/", text)
-    ]
+    layers = list(dict.fromkeys(name for name, _ in _mentioned(text, model)))
     blamed = ""
     if operators:
         blamed += f" It blames the operators {', '.join(operators)}."
@@ -164,12 +199,12 @@ def _explained(
         cure += ", or try quantization='none' to see whether quantising is the problem"
     lines = [
         line.strip()
-        for line in str(error).splitlines()
+        for line in words.splitlines()
         if line.strip() and ": note: " not in line
     ]
     own_words = "\n  ".join(line[:300] for line in lines[:8])
     return ValueError(
         f"TensorFlow's converter cannot convert model {model.name!r} with "
         f"quantization={quantization!r}.{blamed} {cure}.\n"
-        f"The converter's own words:\n  {own_words or type(error).__name__}"
+        f"The converter's own words:\n  {own_words}"
     )

@@ -4,9 +4,10 @@ This module changes when the rules for files on the disk do.
 """
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kprune.export import tflite
@@ -79,12 +80,37 @@ def read_tflite(argument: str, path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Gives a folder for the files of a step of the work, and removes it.
+
+    Raises:
+        ValueError: If there is no space for them.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="kprune-") as name:
+            yield Path(name)
+    # TensorFlow and other processes tell it in their words, as errors of their own.
+    except Exception as error:
+        no_folder = isinstance(error, FileNotFoundError) and "usable temp" in str(error)
+        told = f"{error} {error.__cause__}"
+        if not no_folder and os.strerror(errno.ENOSPC) not in told:
+            raise
+        where = "" if no_folder else f", {tempfile.gettempdir()!r},"
+        raise ValueError(
+            f"No space is left in the folder of temporary files{where} for the model "
+            "that is converted. Nothing was written. Free some, or name a folder with "
+            "space in the environment variable TMPDIR before Python starts."
+        ) from error
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Writes all files, or leaves every one as it was.
 
     Each is written beside its destination first and renamed at the end. If a rename
-    fails, the files that were already replaced get their former content back. (A power
-    cut between two renames is the one thing that this cannot undo.)
+    fails, the files that were already replaced get their former content back, of which
+    a copy is made before, while a full disk does no harm. (A power cut between two
+    renames is the one thing that this cannot undo.)
 
     Args:
         contents: Bytes for each path.
@@ -93,28 +119,34 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         ValueError: If a file cannot be written.
     """
     with contextlib.ExitStack() as clean_up:
-        staged = []
-        done: list[tuple[Path, bytes | None]] = []
+
+        def stage(path: Path, content: bytes) -> str:
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".kprune-")
+            clean_up.callback(_forget, name)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            return name
+
+        done: list[tuple[Path, str | None]] = []
         try:
-            for path, content in contents.items():
-                descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".kprune-")
-                clean_up.callback(_forget, name)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(name, 0o666 & ~_umask())
-                staged.append((name, path))
+            staged = [(stage(path, data), path) for path, data in contents.items()]
+            # The last one replaced, or the only one, is never to be taken back.
+            former = {
+                path: stage(path, path.read_bytes()) if path.is_file() else None
+                for path in list(contents)[:-1]
+            }
             for name, path in staged:
-                former = path.read_bytes() if path.exists() else None
                 os.replace(name, path)
-                done.append((path, former))
+                done.append((path, former.get(path)))
         except OSError as error:
-            for path, former in reversed(done):
-                if former is None:
+            for path, copy in reversed(done):
+                if copy is None:
                     path.unlink()
                 else:
-                    path.write_bytes(former)
+                    os.replace(copy, path)
             raise ValueError(
                 f"Could not write {', '.join(map(str, contents))}: {error}. "
                 "Nothing was changed."

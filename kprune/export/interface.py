@@ -58,8 +58,8 @@ def of_model(model: keras.Model, example: Any = None) -> Interface:
             subclassed models only, which do not know their inputs' shapes themselves.
 
     Raises:
-        ValueError: If the model is not built, its inputs are unknown, or a dimension
-            other than the batch is not fixed.
+        ValueError: If the model is not built, its inputs are unknown or no numbers, or
+            a dimension other than the batch is not fixed.
     """
     if not model.built:
         raise ValueError(
@@ -80,16 +80,25 @@ def of_model(model: keras.Model, example: Any = None) -> Interface:
         leaves = keras.tree.flatten(example)
         shapes = [tuple(leaf.shape) for leaf in leaves]
         # Keras casts floating point inputs to the model's compute type anyway.
-        dtypes = [
-            "float32" if "float" in str(leaf.dtype) else str(leaf.dtype)
-            for leaf in leaves
-        ]
+        dtypes = [_dtype(leaf) for leaf in leaves]
     else:
         raise ValueError(
             f"The input shapes of the subclassed model {model.name!r} are unknown. "
             "Pass `representative_data`: a few samples show them."
         )
-    for key, shape in zip(keys, shapes, strict=True):
+    for key, shape, dtype in zip(keys, shapes, dtypes, strict=True):
+        if not _is_number(dtype):
+            cure = "Give it real and imaginary parts as inputs of their own."
+            if dtype == "string":
+                cure = (
+                    "Export the model without what looks words up (TextVectorization, "
+                    "StringLookup): do that before the model, and give it their "
+                    "indices, keras.Input(..., dtype='int32')."
+                )
+            raise ValueError(
+                f"Input {key!r} of model {model.name!r} has the data type {dtype}; on "
+                f"a device it must be real numbers. {cure}"
+            )
         if None in shape[1:]:
             raise ValueError(
                 f"Input {key!r} of model {model.name!r} has the shape {shape}; on a "
@@ -123,6 +132,18 @@ def _output_names(
     found = tf.function(lambda *flat: call(flat), autograph=False)
     count = len(found.get_concrete_function(*specs).outputs)
     return unique_names(["output"] * count)
+
+
+def _dtype(leaf: Any) -> str:
+    """Returns the name of an array's data type as Keras has it."""
+    name = getattr(leaf.dtype, "name", str(leaf.dtype))
+    if name == "object" or name.startswith(("str", "bytes")):
+        return "string"
+    return "float32" if "float" in name else name
+
+
+def _is_number(dtype: str) -> bool:
+    return dtype == "bool" or any(kind in dtype for kind in ("float", "int"))
 
 
 def _keys(example: Any) -> list[str]:

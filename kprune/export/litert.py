@@ -4,14 +4,59 @@ This module changes when LiteRT's Python interface does.
 """
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from kprune.export.ends import Ends, without_batch
+from kprune.export.files import temporary_folder
 from kprune.export.quiet import captured_output
 from kprune.export.samples import Samples
+
+# Loading and running once, of a large file on a slow machine.
+_TRIAL_SECONDS = 300.0
+
+
+def check_survived(argument: str, path: str | os.PathLike[str], data: bytes) -> None:
+    """Refuses a file that LiteRT crashes on, after trying it in a process of its own.
+
+    It checks that a file is a flatbuffer, and trusts what the flatbuffer says.
+
+    Args:
+        argument: What the caller calls it.
+        path: Where it is from.
+        data: A `.tflite` file from elsewhere.
+
+    Raises:
+        ValueError: If LiteRT crashes or hangs; a file that it only refuses is none of
+            that.
+    """
+    with temporary_folder() as folder:
+        (folder / "model.tflite").write_bytes(data)
+        worker = Path(__file__).with_name("litert_worker.py")
+        # -P keeps this folder's module names out of the worker's import path.
+        command = [sys.executable, "-P", str(worker), str(folder / "model.tflite")]
+        try:
+            code = subprocess.run(
+                command, capture_output=True, timeout=_TRIAL_SECONDS
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(
+                f"`{argument}`, {str(path)!r}: LiteRT did not finish one run of it "
+                f"within {_TRIAL_SECONDS:.0f} s."
+            ) from error
+    if code < 0:
+        raise ValueError(
+            f"`{argument}`, {str(path)!r}: LiteRT crashes on it with signal {-code} "
+            f"({signal.strsignal(-code)}). It is damaged: write it again, or fetch it "
+            "again if it was downloaded."
+        )
 
 
 class Session:

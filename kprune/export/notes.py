@@ -6,6 +6,7 @@ This module changes when users are to be told something else.
 from collections.abc import Sequence
 
 from kprune.export import tflite
+from kprune.export.baseline import TOO_LARGE
 from kprune.export.encoding import RAW
 from kprune.export.flash import Encoded, gain
 from kprune.export.labels import Labels
@@ -207,7 +208,9 @@ def of_npu(
 
 
 def of_unmeasured(latency: Sequence[Latency], dense_from: str) -> list[str]:
-    """Returns a sentence on a dense file that was not timed, where it should be."""
+    """Returns a sentence on a dense file that was not made or not timed."""
+    if dense_from == TOO_LARGE:
+        return [f"Sizes are compared with {dense_from}."]
     if not latency or any(item.baseline in (DENSE, PLAIN) for item in latency):
         return []
     return [

@@ -8,7 +8,11 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+
+# Two threads that redirect in turns would leave one's file in place of the terminal.
+_lock = threading.RLock()
 
 
 class Captured:
@@ -16,10 +20,15 @@ class Captured:
 
     text: str = ""
 
-    def tail(self, lines: int = 15) -> str:
-        """Returns the last `lines` lines that are not blank."""
-        kept = [line.rstrip() for line in self.text.splitlines() if line.strip()]
-        return "\n".join(kept[-lines:])
+    def tail(self, count: int = 15) -> str:
+        """Returns its last lines."""
+        return last_lines(self.text, count)
+
+
+def last_lines(text: str, count: int) -> str:
+    """Returns the last `count` lines of a text that are not blank."""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(kept[-count:])
 
 
 @contextlib.contextmanager
@@ -31,11 +40,12 @@ def captured_output() -> Iterator[Captured]:
     by something that writes elsewhere, so that is redirected too. TensorFlow's logger
     keeps to the stream that it found when it was made: in the block it only warns. The
     text is in the yielded object's `text` after the block, also when the block raises.
+    Other threads wait for its end before they enter theirs.
     """
     caught = Captured()
     logger = logging.getLogger("tensorflow")
     level = logger.level
-    with tempfile.TemporaryFile() as file:
+    with _lock, tempfile.TemporaryFile() as file:
         _flush()
         saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
         try:

@@ -304,6 +304,16 @@ class _Reader:
             for entry in self._each(length, item)
         }
 
+    def _operator(self, operator: Any, codes: list[str], tensors: int) -> Operator:
+        name = codes[operator.OpcodeIndex()]
+        inputs = self._indices(operator.InputsAsNumpy(), tensors)
+        # What may be left out comes later, as biases do, but for some gates of LSTMs.
+        # LiteRT does not check it, and crashes.
+        if -1 in inputs[:2] and "LSTM" not in name and not name.startswith("CUSTOM"):
+            raise ValueError(f"an operator {name} is without one of its inputs")
+        outputs = self._indices(operator.OutputsAsNumpy(), tensors)
+        return Operator(name, inputs, outputs, self._window(operator))
+
     def _subgraph(
         self, graph: Any, codes: list[str], buffers: list[np.ndarray | None]
     ) -> Subgraph:
@@ -314,20 +324,14 @@ class _Reader:
             )
         )
         operators = tuple(
-            Operator(
-                codes[operator.OpcodeIndex()],
-                self._indices(operator.InputsAsNumpy(), len(tensors)),
-                self._indices(operator.OutputsAsNumpy(), len(tensors)),
-                self._window(operator),
-            )
+            self._operator(operator, codes, len(tensors))
             for operator in self._each(graph.OperatorsLength(), graph.Operators)
         )
-        return Subgraph(
-            tensors,
-            operators,
-            self._indices(graph.InputsAsNumpy(), len(tensors)),
-            self._indices(graph.OutputsAsNumpy(), len(tensors)),
-        )
+        inputs = self._indices(graph.InputsAsNumpy(), len(tensors))
+        outputs = self._indices(graph.OutputsAsNumpy(), len(tensors))
+        if -1 in inputs + outputs:
+            raise ValueError("an input or output of a graph is no tensor")
+        return Subgraph(tensors, operators, inputs, outputs)
 
     def _window(self, operator: Any) -> Window | None:
         schema = self._schema

@@ -10,7 +10,6 @@ import math
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from kprune.export import tflite
 from kprune.export.ends import Ends, without_batch
+from kprune.export.files import temporary_folder
 from kprune.export.samples import Samples
 from kprune.export.targets import Target
 
@@ -25,6 +25,9 @@ RUN_SECONDS = 10.0
 _TIME_SECONDS = 2.0
 # Loading, one run per arena size tried, and slow machines.
 _TIMEOUT_SECONDS = 300.0
+
+# Others can be given to it, and hardly any of its operators takes them.
+_INPUT_TYPES = ("float32", "int8", "int16", "int32", "uint32", "bool")
 
 _CURES = {
     "GELU": "use ReLU or HardSwish instead",
@@ -159,8 +162,7 @@ def run(
     graph = tflite.parse(data).subgraphs[0]
     if time_seconds is None:
         time_seconds = 0.0 if baseline is None else _TIME_SECONDS
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "model.tflite").write_bytes(data)
         np.savez(folder / "inputs.npz", *_stored(graph, ends, samples.arrays))
         if baseline is not None:
@@ -176,7 +178,8 @@ def run(
             "alternate_bytes": alternate_bytes,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
-        _start_worker(folder, _TIMEOUT_SECONDS + run_seconds + time_seconds)
+        timeout = _TIMEOUT_SECONDS + run_seconds + time_seconds
+        _start_worker(folder, timeout, _odd_inputs(ends))
         result = json.loads((folder / "result.json").read_text())
         with np.load(folder / "outputs.npz") as file:
             found = [file[f"arr_{index}"] for index in range(len(file.files))]
@@ -212,7 +215,22 @@ def _stored(
     ]
 
 
-def _start_worker(folder: Path, timeout: float) -> None:
+def _odd_inputs(ends: Ends) -> str:
+    """Returns a sentence on inputs that the runtime hardly does anything with."""
+    odd = [
+        f"{end.name!r} is {end.dtype.name}"
+        for end in ends.inputs
+        if end.dtype.name not in _INPUT_TYPES
+    ]
+    if not odd:
+        return ""
+    return (
+        f"Input {', '.join(odd)}, which few of its operators take: give the model a "
+        "keras.Input(..., dtype='float32') or 'int32'. "
+    )
+
+
+def _start_worker(folder: Path, timeout: float, hint: str) -> None:
     worker = Path(__file__).with_name("tflm_worker.py")
     # -P keeps this folder's module names out of the worker's import path.
     command: Sequence[str] = (sys.executable, "-P", str(worker), str(folder))
@@ -237,6 +255,6 @@ def _start_worker(folder: Path, timeout: float) -> None:
     raise ValueError(
         "TensorFlow Lite Micro cannot run the file"
         + (f": it fails on the operator {blamed}" if blamed else "")
-        + ". Replace the layer that makes the operator, or try "
-        f"another quantisation. The runtime's own words:\n  {words}"
+        + f". {hint}Replace the layer that makes the operator, or "
+        f"try another quantisation. The runtime's own words:\n  {words}"
     )

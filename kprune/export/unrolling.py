@@ -69,7 +69,7 @@ def _loops(
         if not isinstance(layer, keras.layers.RNN) or getattr(layer, "unroll", False):
             continue
         # https://github.com/tensorflow/tensorflow/issues/101050: the calibrator ends
-        # the whole process, so there is no error to catch.
+        # the process that it runs in.
         if quantization in NEEDS_DATA:
             yield (
                 layer.name,

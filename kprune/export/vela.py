@@ -10,10 +10,10 @@ import csv
 import importlib.util
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from kprune.export import tflite
+from kprune.export.files import temporary_folder
 from kprune.export.targets import Npu, Target
 from kprune.report import NpuEstimate
 
@@ -43,8 +43,7 @@ def compile_file(data: bytes, npu: Npu) -> tuple[bytes, NpuEstimate]:
     Raises:
         ValueError: If Vela fails, crashes or does not end; with its own words.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "model.tflite").write_bytes(data)
         _run(folder, npu)
         content = (folder / "out" / "model_vela.tflite").read_bytes()

@@ -75,6 +75,17 @@ def test_a_vector_longer_than_the_file_is_refused(cnn_files):
         tflite.parse(data)
 
 
+def test_a_graph_whose_output_is_no_tensor_is_refused(cnn_files):
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = bytearray(cnn_files["none"])
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    place = graph._tab.Vector(graph._tab.Offset(8))
+    data[place : place + 4] = b"\xff" * 4
+    with pytest.raises(ValueError, match="input or output of a graph is no tensor"):
+        tflite.parse(data)
+
+
 FEW = settings(
     max_examples=150,
     deadline=2000,
