@@ -275,6 +275,51 @@ def encoded() -> str:
     return table(head, rows, document)
 
 
+def phones() -> str:
+    """Returns the README's table: what zeros save where LiteRT skips them."""
+    document = load("xnnpack")
+    if document is None:
+        return NOT_RUN
+    rows = [
+        [
+            f"{name.removesuffix(' prepared')}, {sparsity} of each kernel zero",
+            f"{result['bytes']['dense']:,} to {result['bytes']['sparse']:,}",
+            f"{result['ratio']:.1f} times as fast",
+        ]
+        for (name, sparsity), result in _named(document)
+        if result["said_to_skip"]
+    ]
+    return table(["float32, LiteRT without AVX", "bytes", "CPU time"], rows, document)
+
+
+def xnnpack() -> str:
+    """Returns per network the time of the sparse file beside the dense one's."""
+    document = load("xnnpack")
+    if document is None:
+        return NOT_RUN
+    rows = [
+        [
+            name,
+            sparsity,
+            f"{result['bytes']['dense']:,} to {result['bytes']['sparse']:,}",
+            f"{result['milliseconds']['dense']:.2f} to "
+            f"{result['milliseconds']['sparse']:.2f}",
+            spread(result),
+            f"{result['relative_error']:.1e}",
+            "skipped" if result["said_to_skip"] else "multiplied",
+            goal(result),
+        ]
+        for (name, sparsity), result in _named(document)
+    ]
+    head = ["network", "zeros", "bytes", "ms", "speed", "error", "verdict", "target"]
+    return table(head, rows, document)
+
+
+def _named(document: dict[str, Any]) -> list[tuple[list[str], dict[str, Any]]]:
+    """Returns results with their names taken apart: the network, and its sparsity."""
+    return [(name.split(", "), result) for name, result in document["results"].items()]
+
+
 def structured_gains() -> str:
     """Returns per network and runtime the dense, pruned and narrow files."""
     document = load("structured_gains")
@@ -477,6 +522,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "flash": flash,
         "combined": combined,
         "npu": npu,
+        "xnnpack": xnnpack,
         "shrink_time": shrink_time,
         "training_step": training_step,
         "mask_update": mask_update,
@@ -486,6 +532,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "overview": overview,
         "channels": channels,
         "encoded": encoded,
+        "phones": phones,
         "smallest": smallest,
     },
 }

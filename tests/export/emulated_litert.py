@@ -32,18 +32,23 @@ def outputs(path, resolver=OpResolverType.AUTO):
     ]
 
 
-for sparse in sorted(pathlib.Path(sys.argv[1]).glob("*.sparse.tflite")):
-    name = sparse.name.removesuffix(".sparse.tflite")
-    dense = outputs(sparse.with_name(f"{name}.dense.tflite"))
-    right = outputs(sparse, PLAIN)
-    try:
-        found = outputs(sparse)
-    except RuntimeError as error:
-        print(json.dumps({"name": name, "fails": str(error)}), flush=True)
-        continue
-    same = all(map(np.array_equal, dense, found))
-    error = max(
-        float(np.abs(a - b).max() / np.abs(a).max())
-        for a, b in zip(right, found, strict=True)
-    )
-    print(json.dumps({"name": name, "same_bits": same, "error": error}), flush=True)
+def main(folder):
+    for sparse in sorted(pathlib.Path(folder).glob("*.sparse.tflite")):
+        name = sparse.name.removesuffix(".sparse.tflite")
+        dense = outputs(sparse.with_name(f"{name}.dense.tflite"))
+        right = outputs(sparse, PLAIN)
+        try:
+            found = outputs(sparse)
+        except RuntimeError as error:
+            print(json.dumps({"name": name, "fails": str(error)}), flush=True)
+            continue
+        same = all(map(np.array_equal, dense, found))
+        error = max(
+            float(np.abs(a - b).max() / np.abs(a).max())
+            for a, b in zip(right, found, strict=True)
+        )
+        print(json.dumps({"name": name, "same_bits": same, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
