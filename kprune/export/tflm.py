@@ -164,14 +164,14 @@ def run(
         time_seconds = 0.0 if baseline is None else _TIME_SECONDS
     with temporary_folder() as folder:
         (folder / "model.tflite").write_bytes(data)
-        np.savez(folder / "inputs.npz", *_stored(graph, ends, samples.arrays))
+        stored = _stored(graph, ends, samples.arrays)
+        np.savez(folder / "inputs.npz", *stored)
         if baseline is not None:
             (folder / "baseline.tflite").write_bytes(baseline)
-            first = [array[:1] for array in samples.arrays]
-            stored = _stored(
-                tflite.parse(baseline).subgraphs[0], baseline_ends or ends, first
-            )
-            np.savez(folder / "baseline_inputs.npz", *stored)
+            other = tflite.parse(baseline).subgraphs[0]
+            one = [array[:1] for array in samples.arrays]
+            beside = _stored(other, baseline_ends or ends, one)
+            np.savez(folder / "baseline_inputs.npz", *beside)
         settings = {
             "run": run_seconds,
             "time": time_seconds,
