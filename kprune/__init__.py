@@ -6,7 +6,18 @@ from kprune.advice import Advice, advise
 from kprune.allocation import Allocation, Global, Lamp, Uniform
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
-from kprune.criteria import Criterion, Magnitude
+from kprune.criteria import (
+    BatchNormScale,
+    Criterion,
+    GeometricMedian,
+    Magnitude,
+    Movement,
+    Random,
+    Snip,
+    SynFlow,
+    Taylor,
+    Wanda,
+)
 from kprune.export import export
 from kprune.export.bench import bench
 from kprune.granularity import Channel, Element, Granularity
@@ -30,6 +41,7 @@ from kprune.transform import hold_zeros, prune, release, strip
 __all__ = [
     "Advice",
     "Allocation",
+    "BatchNormScale",
     "BenchReport",
     "Budget",
     "Channel",
@@ -38,11 +50,13 @@ __all__ = [
     "Element",
     "Epochs",
     "FitFraction",
+    "GeometricMedian",
     "Global",
     "Granularity",
     "Inspection",
     "Lamp",
     "Magnitude",
+    "Movement",
     "Plan",
     "PolynomialDecay",
     "PrepareReport",
@@ -50,12 +64,17 @@ __all__ = [
     "PruningCallback",
     "PruningReport",
     "PruningWarning",
+    "Random",
     "Report",
     "Rule",
     "Schedule",
     "ShrinkPlan",
     "ShrinkReport",
+    "Snip",
+    "SynFlow",
+    "Taylor",
     "Uniform",
+    "Wanda",
     "advise",
     "bench",
     "export",

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kprune.allocation import Allocation
+from kprune.allocation import Allocation, Lamp
 from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion, Magnitude
-from kprune.granularity import Element, Granularity
+from kprune.granularity import Channel, Element, Granularity
 from kprune.prunable import Candidate, candidates
 from kprune.report import SkippedWeight
 from kprune.schedules import FitFraction, PolynomialDecay, Schedule
@@ -45,7 +45,8 @@ class Rule(Config):
         granularity: A `Granularity` or its name: the unit that is pruned.
         allocation: An `Allocation` or its name: how the schedule's sparsity, which is
             meant for all matched weights together, is spread over them. By default
-            what suits the granularity: LAMP for elements, uniform for channels.
+            what suits the granularity, LAMP for elements and uniform for channels; and
+            instead of LAMP what suits the criterion, see docs/criteria.md.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -84,9 +85,17 @@ class Rule(Config):
             )
         put("criterion", get(Criterion, self.criterion))
         put("granularity", get(Granularity, self.granularity))
+        if self.criterion.channels_only and not isinstance(self.granularity, Channel):
+            raise ValueError(
+                f"Rule: the criterion {self.criterion} compares whole channels. Use it "
+                "with granularity='channel', or another criterion, such as "
+                f"'magnitude'. Received granularity={self.granularity!r}."
+            )
         allocation = self.granularity.default_allocation
         if self.allocation is not None:
             allocation = get(Allocation, self.allocation)
+        elif isinstance(allocation, Lamp) and self.criterion.allocation is not None:
+            allocation = self.criterion.allocation
         put("allocation", allocation)
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))

@@ -15,6 +15,7 @@ import numpy as np
 
 from kprune.channels import ChannelGroup, channel_group
 from kprune.coupling.graph import analyse, check_graph
+from kprune.evidence import Evidence
 from kprune.granularity import Channel
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
@@ -33,12 +34,14 @@ class Group:
         rule: How they are pruned; `None` where masks are only held.
         schedule: The rule's schedule, in plain steps once these are known.
         updated_at: The step, by the schedule, of the last update.
+        evidence: Where the rule's criterion finds what it needs beside the weights.
     """
 
     weights: list[HeldWeight]
     rule: Rule | None = None
     schedule: Schedule | None = None
     updated_at: int | None = None
+    evidence: Evidence = Evidence()
 
     @property
     def size(self) -> int:
@@ -78,7 +81,18 @@ class Group:
         """
         if self.rule is None:
             raise ValueError("A group without a rule holds its masks.")
-        scores = [self.rule.criterion.score(values(w.variable)) for w in self.weights]
+        now = self.num_pruned / self.size
+        targets = self.rule.criterion.targets(now, sparsity)
+        return all(self._update_once(self.rule, target) for target in targets)
+
+    def _update_once(self, rule: Rule, sparsity: float) -> bool:
+        variables = [weight.variable for weight in self.weights]
+        known = self.evidence.about(rule.criterion, variables)
+        scores = [
+            rule.criterion.score(values(variable), **beside)
+            for variable, beside in zip(variables, known, strict=True)
+        ]
+        del known  # As large as the weights.
         for weight, score in zip(self.weights, scores, strict=True):
             if np.isnan(np.max(score)):
                 warnings.warn(
@@ -89,14 +103,14 @@ class Group:
                 )
                 return False
         held = [values(weight.constraint.mask) for weight in self.weights]
-        masks = self._masks(self.rule, scores, sparsity)
+        masks = self._masks(rule, scores, sparsity)
         if _withdraw(masks, held):
             # Seldom: chance zeros, or a criterion that favours what is pruned.
             scores = [
                 np.where(kept, score, -np.inf)
                 for kept, score in zip(held, scores, strict=True)
             ]
-            masks = self._masks(self.rule, scores, sparsity)
+            masks = self._masks(rule, scores, sparsity)
             _withdraw(masks, held)
         for weight, mask in zip(self.weights, masks, strict=True):
             weight.set_mask(mask)

@@ -212,6 +212,11 @@ def make_plan(
     """
     known = {"criterion", "granularity", "allocation", "only", "skip"}
     unknown = sorted(set(rule) - known - {"prune_depthwise"})
+    if "data" in unknown:
+        raise TypeError(
+            f"{owner}: data for the criterion is given to the callback that updates "
+            "masks: kprune.PruningCallback(data=...)."
+        )
     if unknown:
         raise TypeError(
             f"{owner}: unknown argument {unknown[0]!r}. Known are sparsity, schedule, "
