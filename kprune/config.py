@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 
 import keras
 
+from kprune.naming import nearest
+
 T = TypeVar("T", bound="Config")
 
 
@@ -63,8 +65,10 @@ def get(base: type[T], identifier: Any) -> T:
         name = identifier.replace("_", "").lower()
         if name in named:
             return named[name]()
+        near = nearest(name, named)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise ValueError(
-            f"Unknown {base.__name__.lower()} {identifier!r}. "
+            f"Unknown {base.__name__.lower()} {identifier!r}.{hint} "
             f"Use one of {sorted(named)}, or an instance of {base.__name__}."
         )
     raise TypeError(
