@@ -57,16 +57,21 @@ def get(base: type[T], identifier: Any) -> T:
     if isinstance(identifier, dict):
         return get(base, keras.saving.deserialize_keras_object(identifier))
     if isinstance(identifier, str):
+        every = {cls.__name__.lower(): cls for cls in concrete_subclasses(base)}
         named = {
-            cls.__name__.lower(): cls
-            for cls in concrete_subclasses(base)
+            name: cls
+            for name, cls in every.items()
             if all(_has_default(field) for field in dataclasses.fields(cls))  # type: ignore[arg-type]
         }
         name = identifier.replace("_", "").lower()
         if name in named:
             return named[name]()
-        near = nearest(name, named)
-        hint = f" Did you mean {near!r}?" if near else ""
+        near = nearest(name, every)
+        hint = ""
+        if near in named:
+            hint = f" Did you mean {near!r}?"
+        elif near:
+            hint = f" kprune.{every[near].__name__}(...) needs arguments."
         raise ValueError(
             f"Unknown {base.__name__.lower()} {identifier!r}.{hint} "
             f"Use one of {sorted(named)}, or an instance of {base.__name__}."
