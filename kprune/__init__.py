@@ -3,13 +3,28 @@
 __version__ = "0.1.0"
 
 from kprune.advice import Advice, advise
-from kprune.allocation import Allocation, Global, Lamp, Uniform
+from kprune.allocation import (
+    Allocation,
+    Erk,
+    Explicit,
+    Global,
+    Lamp,
+    Threshold,
+    Uniform,
+)
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import Criterion, Magnitude
 from kprune.export import export
 from kprune.export.bench import bench
-from kprune.granularity import Channel, Element, Granularity
+from kprune.granularity import (
+    Block,
+    Channel,
+    Element,
+    Granularity,
+    Kernel,
+    NofM,
+)
 from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
@@ -19,10 +34,15 @@ from kprune.prunable import register_prunable
 from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
+    CosineRamp,
+    CyclicRamp,
     Epochs,
+    ExponentialRamp,
     FitFraction,
+    PiecewiseSparsity,
     PolynomialDecay,
     Schedule,
+    SparsityFunction,
 )
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.transform import hold_zeros, prune, release, strip
@@ -31,18 +51,27 @@ __all__ = [
     "Advice",
     "Allocation",
     "BenchReport",
+    "Block",
     "Budget",
     "Channel",
     "ConstantSparsity",
+    "CosineRamp",
     "Criterion",
+    "CyclicRamp",
     "Element",
     "Epochs",
+    "Erk",
+    "Explicit",
+    "ExponentialRamp",
     "FitFraction",
     "Global",
     "Granularity",
     "Inspection",
+    "Kernel",
     "Lamp",
     "Magnitude",
+    "NofM",
+    "PiecewiseSparsity",
     "Plan",
     "PolynomialDecay",
     "PrepareReport",
@@ -55,6 +84,8 @@ __all__ = [
     "Schedule",
     "ShrinkPlan",
     "ShrinkReport",
+    "SparsityFunction",
+    "Threshold",
     "Uniform",
     "advise",
     "bench",
