@@ -366,7 +366,8 @@ def _latency(
             summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
         )
     row = next(samples.rows())
-    baselines = {FILLED: Session(without_zeros(data), session.ends)}
+    filled = without_zeros(data)
+    baselines = {FILLED: Session(filled, of_file(filled, interface))}
     if dense_from != TOO_LARGE and _same_interface(dense_data, data):
         baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
     found = times([*baselines.values(), session], row)
