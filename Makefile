@@ -18,7 +18,7 @@ demo: $(VENV)/installed-micro
 	$(BIN)/kprune demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

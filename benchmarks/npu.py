@@ -17,7 +17,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
-import numpy as np  # noqa: E402
 
 import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
@@ -29,6 +28,7 @@ from kprune.export.samples import random_samples  # noqa: E402
 from kprune.export.slim import slim  # noqa: E402
 from kprune.export.targets import TARGETS, Target  # noqa: E402
 from kprune.export.vela import compile_file  # noqa: E402
+from kprune.pruner import find_groups  # noqa: E402
 
 SHARE = 0.6
 # By NPU and file the most of the dense file's bytes, or of its cycles, to be left.
@@ -43,13 +43,13 @@ def network() -> keras.Model:
 
 def two_of_four(model: keras.Model) -> keras.Model:
     """Zeroes the smaller two of each four consecutive input channels of a model."""
-    for variable in model.weights:
-        if len(variable.shape) > 1 and variable.shape[-2] % 4 == 0:
-            moved = np.moveaxis(variable.numpy(), -2, -1)
-            fours = moved.reshape(-1, 4).copy()
-            least = np.argsort(np.abs(fours), axis=1)[:, :2]
-            np.put_along_axis(fours, least, 0, axis=1)
-            variable.assign(np.moveaxis(fours.reshape(moved.shape), -1, -2))
+    rule = kprune.Rule(granularity=kprune.NofM(2, 4, remainder="dense"))
+    groups, _ = find_groups(model, kprune.Plan(rule))
+    for group in groups:
+        for weight in group.weights:
+            weight.attach(None)
+        group.update(rule.schedule.final_sparsity)
+    kprune.release(model)
     return model
 
 

@@ -3,7 +3,15 @@
 __version__ = "0.1.0"
 
 from kprune.advice import Advice, advise
-from kprune.allocation import Allocation, Global, Lamp, Uniform
+from kprune.allocation import (
+    Allocation,
+    Erk,
+    Explicit,
+    Global,
+    Lamp,
+    Threshold,
+    Uniform,
+)
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import (
@@ -20,7 +28,14 @@ from kprune.criteria import (
 )
 from kprune.export import export
 from kprune.export.bench import bench
-from kprune.granularity import Channel, Element, Granularity
+from kprune.granularity import (
+    Block,
+    Channel,
+    Element,
+    Granularity,
+    Kernel,
+    NofM,
+)
 from kprune.held import PruningWarning
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
@@ -30,10 +45,15 @@ from kprune.prunable import register_prunable
 from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
+    CosineRamp,
+    CyclicRamp,
     Epochs,
+    ExponentialRamp,
     FitFraction,
+    PiecewiseSparsity,
     PolynomialDecay,
     Schedule,
+    SparsityFunction,
 )
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.transform import hold_zeros, prune, release, strip
@@ -43,20 +63,29 @@ __all__ = [
     "Allocation",
     "BatchNormScale",
     "BenchReport",
+    "Block",
     "Budget",
     "Channel",
     "ConstantSparsity",
+    "CosineRamp",
     "Criterion",
+    "CyclicRamp",
     "Element",
     "Epochs",
+    "Erk",
+    "Explicit",
+    "ExponentialRamp",
     "FitFraction",
     "GeometricMedian",
     "Global",
     "Granularity",
     "Inspection",
+    "Kernel",
     "Lamp",
     "Magnitude",
     "Movement",
+    "NofM",
+    "PiecewiseSparsity",
     "Plan",
     "PolynomialDecay",
     "PrepareReport",
@@ -71,8 +100,10 @@ __all__ = [
     "ShrinkPlan",
     "ShrinkReport",
     "Snip",
+    "SparsityFunction",
     "SynFlow",
     "Taylor",
+    "Threshold",
     "Uniform",
     "Wanda",
     "advise",

@@ -429,6 +429,7 @@ def _two_of_four(target: Target, file: TFLiteFile) -> Iterator[Option]:
         gains,
         "Two zeros in each four consecutive input channels halve the multiplications "
         "of a convolution on this NPU.",
+        ["kprune.PruningCallback(granularity=kprune.NofM(2, 4))."],
     )
 
 

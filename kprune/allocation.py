@@ -5,34 +5,81 @@ This module changes when a new way of spreading zeros over the weights is wanted
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from kprune.config import Config
+from kprune.config import Config, check_fraction
+from kprune.naming import matches, unknown
 from kprune.ranking import nth_lowest
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What an allocation may know of a weight besides its scores.
+
+    Args:
+        names: What patterns are matched against: its path, and its layers' names.
+        shape: Its shape, (outputs, *window, inputs); empty for coupled channels.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...] = ()
 
 
 class Allocation(Config, abc.ABC):
     """Decides how many units each weight gives up.
 
     To add an allocation, write a frozen dataclass with `num_pruned`.
+
+    Attributes:
+        sets_targets: Whether weights end at other sparsities than the schedule's, by
+            rank or not; `False` where rank alone decides, or all are treated alike.
+        needs_shapes: Whether it can be asked of kernels only, not of channels.
     """
+
+    sets_targets: ClassVar[bool] = False
+    needs_shapes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def num_pruned(
-        self, unit_scores: Sequence[np.ndarray], sparsity: float
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
     ) -> list[int]:
         """Returns the number of units to prune in each weight.
 
         Args:
             unit_scores: Per weight the scores of its units, flat, larger = keep.
             sparsity: Fraction of all units together that is to be pruned, in [0, 1).
+            facts: What else is known of each weight; allocations that need it say so.
+            final: The sparsity that the schedule ends at; `sparsity` by default.
 
         Returns:
             One number per weight. At least one unit of each weight is left.
         """
+
+    def check(self, facts: Sequence[Facts]) -> None:
+        """Raises ValueError if it speaks of a weight that is not there."""
+
+    def asked(
+        self,
+        sizes: Sequence[int],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> float | None:
+        """Returns the share of all units that `num_pruned` prunes, but for rounding.
+
+        `None` where that depends on the scores. The arguments are those of
+        `num_pruned`, with the numbers of units in the place of their scores.
+        """
+        return sparsity
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -46,13 +93,14 @@ class Uniform(Allocation):
     """
 
     def num_pruned(
-        self, unit_scores: Sequence[np.ndarray], sparsity: float
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
     ) -> list[int]:
         """Returns `round(sparsity * units)` for each weight."""
-        return [
-            min(round(sparsity * scores.size), max(scores.size - 1, 0))
-            for scores in unit_scores
-        ]
+        return [_rounded(sparsity, scores.size) for scores in unit_scores]
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -75,23 +123,20 @@ class Global(Allocation):
     min_density: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_density <= 1:
-            raise ValueError(
-                "Global: `min_density` must lie in [0, 1]. "
-                f"Received {self.min_density!r}."
-            )
+        _check_density(self)
 
     def num_pruned(
-        self, unit_scores: Sequence[np.ndarray], sparsity: float
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
     ) -> list[int]:
         """Returns the numbers of units below the common threshold."""
-        total = round(sparsity * sum(scores.size for scores in unit_scores))
+        sizes = [scores.size for scores in unit_scores]
+        total = round(sparsity * sum(sizes))
         # A floor above the density asked for would make the total unreachable.
-        density = min(self.min_density, 1 - sparsity)
-        limits = [
-            min(int((1 - density) * scores.size), max(scores.size - 1, 0))
-            for scores in unit_scores
-        ]
+        limits = _limits(sizes, min(self.min_density, 1 - sparsity))
         return _split(unit_scores, limits, min(total, sum(limits)))
 
 
@@ -114,6 +159,7 @@ class Lamp(Allocation):
 
     Args:
         max_sample: Units that a weight is represented by at most, positive.
+        min_density: As for `Global`.
 
     Example:
         >>> small, large = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0])
@@ -122,19 +168,25 @@ class Lamp(Allocation):
     """
 
     max_sample: int = 2**18
+    min_density: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_density(self)
         if self.max_sample < 1:
             raise ValueError(
                 f"Lamp: `max_sample` must be positive. Received {self.max_sample!r}."
             )
 
     def num_pruned(
-        self, unit_scores: Sequence[np.ndarray], sparsity: float
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
     ) -> list[int]:
         """Returns the numbers of units below the common threshold."""
         sizes = [scores.size for scores in unit_scores]
-        limits = [max(size - 1, 0) for size in sizes]
+        limits = _limits(sizes, min(self.min_density, 1 - sparsity))
         total = min(round(sparsity * sum(sizes)), sum(limits))
         if len(sizes) == 1:
             return [total]
@@ -175,6 +227,254 @@ class Lamp(Allocation):
             )
             scores = scores[places]
         return scores[scores > 0]
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class Erk(Allocation):
+    """Leaves more of small kernels than of large ones, by their shape alone.
+
+    The density of a kernel is, up to a factor that is the same for all,
+
+        (inputs + outputs + height + width) / (inputs * outputs * height * width)
+
+    and (inputs + outputs) / (inputs * outputs) of a dense one. Kernels that would come
+    out above 1 stay dense, and the others take over what these do not give. Scores play
+    no part: it is meant for sparse training from the first step.
+
+    Source: Evci et al., "Rigging the lottery: making all tickets winners", 2020,
+    https://arxiv.org/abs/1911.11134, section 3 (1), Erdős-Rényi-Kernel.
+
+    Example:
+        >>> facts = [Facts(("a",), (10, 100)), Facts(("b",), (100, 100))]
+        >>> Erk().num_pruned([np.zeros(1000), np.zeros(10_000)], 0.9, facts)
+        [610, 9290]
+    """
+
+    sets_targets: ClassVar[bool] = True
+    needs_shapes: ClassVar[bool] = True
+
+    def num_pruned(
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> list[int]:
+        """Returns `round((1 - density) * units)` for each weight."""
+        sizes = [scores.size for scores in unit_scores]
+        _check_facts(self, facts, sizes)
+        ratios = np.array([sum(f.shape) / math.prod(f.shape) for f in facts])
+        densities = np.ones(len(sizes))
+        units, kept = np.array(sizes), (1 - sparsity) * sum(sizes)
+        open_ = np.ones(len(sizes), bool)
+        while open_.any():
+            factor = (kept - units[~open_].sum()) / (ratios * units)[open_].sum()
+            above = open_ & (factor * ratios > 1)
+            if not above.any():
+                densities[open_] = factor * ratios[open_]
+                break
+            open_ &= ~above
+        return [
+            _rounded(1 - density, size)
+            for density, size in zip(densities, sizes, strict=True)
+        ]
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class Explicit(Allocation):
+    """Gives each weight the sparsity that the user names.
+
+    A mapping stands for it: `allocation={"conv*": 0.5, "head": 0.0}`. These are
+    sparsities at the schedule's end; meanwhile they rise as the schedule does. A weight
+    that no pattern matches has the schedule's own.
+
+    Args:
+        sparsities: From patterns to sparsities in [0, 1). A pattern such as `"conv*"`
+            is matched against the weight's path and the names of its layers; of several
+            that match, the first counts.
+
+    Raises:
+        ValueError: If a sparsity is out of its range; on resolving, if a pattern
+            matches no weight.
+
+    Example:
+        >>> facts = [Facts(("conv/kernel", "conv")), Facts(("head/kernel", "head"))]
+        >>> Explicit({"conv": 0.5}).num_pruned([np.ones(10)] * 2, 0.4, facts, final=0.8)
+        [2, 4]
+    """
+
+    # A mapping, kept as pairs: settings can be hashed.
+    sparsities: Any
+
+    sets_targets: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        given = self.sparsities
+        pairs = given.items() if isinstance(given, Mapping) else given
+        pairs = tuple((name, sparsity) for name, sparsity in pairs)
+        object.__setattr__(self, "sparsities", pairs)
+        if not pairs:
+            raise ValueError(
+                "Explicit: say at least one sparsity, such as {'conv*': 0.5}."
+            )
+        for name, sparsity in pairs:
+            if not isinstance(name, str):
+                raise TypeError(
+                    "Explicit: weights are named by patterns, such as {'conv*': 0.5}. "
+                    f"Received {name!r} of type {type(name).__name__}."
+                )
+            check_fraction(name, sparsity, "Explicit")
+
+    def num_pruned(
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> list[int]:
+        """Returns `round(its sparsity * units)` for each weight."""
+        sizes = [scores.size for scores in unit_scores]
+        _check_facts(self, facts, sizes)
+        wanted = self._wanted(sparsity, facts, final)
+        return [_rounded(s, size) for s, size in zip(wanted, sizes, strict=True)]
+
+    def check(self, facts: Sequence[Facts]) -> None:
+        """Raises ValueError if a pattern matches no weight."""
+        names = [name for fact in facts for name in fact.names]
+        for pattern, _ in self.sparsities:
+            if not any(matches(name, pattern) for name in names):
+                raise ValueError(
+                    f"allocation, {dict(self.sparsities)}: {unknown(pattern, names)}"
+                )
+
+    def asked(
+        self,
+        sizes: Sequence[int],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> float | None:
+        """Returns the mean of all weights' sparsities, by their sizes."""
+        wanted = self._wanted(sparsity, facts, final)
+        return sum(s * n for s, n in zip(wanted, sizes, strict=True)) / sum(sizes)
+
+    def _wanted(
+        self, sparsity: float, facts: Sequence[Facts], final: float | None
+    ) -> list[float]:
+        progress = min(1.0, sparsity / final) if final else 1.0
+        return [
+            sparsity if own is None else own * progress for own in map(self._of, facts)
+        ]
+
+    def _of(self, fact: Facts) -> float | None:
+        return next(
+            (
+                sparsity
+                for pattern, sparsity in self.sparsities
+                if any(matches(name, pattern) for name in fact.names)
+            ),
+            None,
+        )
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class Threshold(Allocation):
+    """Prunes what scores below a value, instead of a share of all.
+
+    The schedule's sparsity is the most that may be pruned, over all weights together:
+    of more units below the value, the lowest go.
+
+    Args:
+        value: In the criterion's own unit, for magnitude that of the weights; positive.
+            Scores of channels have none: they are relative to those of their group.
+        min_density: Fraction of each weight's units that is left at least, in [0, 1];
+            one unit is always left.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> scores = [np.array([0.1, 0.2, 0.9]), np.array([0.3, 0.8, 0.7])]
+        >>> Threshold(0.5).num_pruned(scores, sparsity=0.9)
+        [2, 1]
+    """
+
+    value: float
+    min_density: float = 0.0
+
+    sets_targets: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(
+                f"Threshold: `value` must be a number. Received {value!r} of type "
+                f"{type(value).__name__}."
+            )
+        if not 0 < value < math.inf:
+            raise ValueError(
+                f"Threshold: `value` must be positive and finite. Received {value!r}."
+            )
+        _check_density(self)
+
+    def num_pruned(
+        self,
+        unit_scores: Sequence[np.ndarray],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> list[int]:
+        """Returns the numbers of units below the value, or the lowest of them."""
+        sizes = [scores.size for scores in unit_scores]
+        limits = [
+            min(limit, int(np.count_nonzero(scores < self.value)))
+            for limit, scores in zip(
+                _limits(sizes, self.min_density), unit_scores, strict=True
+            )
+        ]
+        total = min(round(sparsity * sum(sizes)), sum(limits))
+        return _split(unit_scores, limits, total)
+
+    def asked(
+        self,
+        sizes: Sequence[int],
+        sparsity: float,
+        facts: Sequence[Facts] = (),
+        final: float | None = None,
+    ) -> float | None:
+        """Returns `None`: the scores decide."""
+        return None
+
+
+def _check_density(allocation: Any) -> None:
+    density = allocation.min_density
+    if not 0 <= density <= 1:
+        raise ValueError(
+            f"{type(allocation).__name__}: `min_density` must lie in [0, 1]. "
+            f"Received {density!r}."
+        )
+
+
+def _check_facts(
+    allocation: Allocation, facts: Sequence[Facts], sizes: Sequence[int]
+) -> None:
+    if len(facts) != len(sizes):
+        raise ValueError(
+            f"{type(allocation).__name__} needs to know each weight: `facts` must be "
+            f"{len(sizes)} of kprune.allocation.Facts. Received {len(facts)}."
+        )
+
+
+def _rounded(sparsity: float, size: int) -> int:
+    return min(round(sparsity * size), max(size - 1, 0))
+
+
+def _limits(sizes: Iterable[int], density: float) -> list[int]:
+    """Returns how many units weights may give up so that a density is left."""
+    return [min(int((1 - density) * size), max(size - 1, 0)) for size in sizes]
 
 
 def _lamp_scores(scores: np.ndarray, share: float) -> np.ndarray:
@@ -228,8 +528,7 @@ def _below_threshold(unit_scores: Sequence[np.ndarray], total: int) -> list[int]
         return [0] * len(unit_scores)
     if len(unit_scores) == 1:
         return [total]
-    scores = np.concatenate(unit_scores)
-    threshold = nth_lowest(scores, total)
+    threshold = nth_lowest(unit_scores, total)
     counts = [int(np.count_nonzero(scores < threshold)) for scores in unit_scores]
     ties = total - sum(counts)
     for i, scores in enumerate(unit_scores):

@@ -7,12 +7,13 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.channels import ChannelGroup
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.held import HeldWeight, PruningWarning
-from kprune.layers import mask_of
-from kprune.plan import Plan
+from kprune.layers import mask_of, values
+from kprune.plan import Plan, check_final
 from kprune.pruner import Group, find_groups
 from kprune.report import PruningReport, SkippedWeight
 from kprune.schedules import FitLength, Schedule
@@ -42,8 +43,8 @@ class PruningCallback(keras.callbacks.Callback):
             together. The schedule is then a cubic ramp over the first half of the
             fit, whatever its length; the second half is fine-tuning. Where the
             data's length is not known before, the ramp begins after the first epoch.
-        schedule: A `Schedule`, instead of `sparsity`. Its steps are
-            `optimizer.iterations`, which go on from one fit to the next;
+        schedule: A `Schedule` or a function of the step, instead of `sparsity`. Its
+            steps are `optimizer.iterations`, which go on from one fit to the next;
             `kprune.Epochs` and `kprune.FitFraction` count in the present fit.
         plan: A `Plan` of several rules, instead of all arguments but `data`.
         data: What criteria that need gradients or inputs find these on, such as
@@ -53,7 +54,7 @@ class PruningCallback(keras.callbacks.Callback):
             shuffles must not be the one that is trained on: each reading shuffles anew.
         num_batches: How many batches of it, at least 1.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`.
+            `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
 
     Attributes:
         report: `PruningReport`: sparsity asked and achieved per weight, and which
@@ -99,11 +100,12 @@ class PruningCallback(keras.callbacks.Callback):
         """
         if self._groups is None:
             raise RuntimeError("PruningCallback.report: no fit has begun yet.")
-        ruled = [(g.schedule, g.size) for g in self._groups if g.schedule is not None]
-        asked = sum(schedule.final_sparsity * size for schedule, size in ruled)
+        asked = [(g.asked, g.size) for g in self._groups if g.schedule is not None]
+        known = [(share, size) for share, size in asked if share is not None]
+        total = sum(share * size for share, size in known)
         return PruningReport(
             step=int(self.model.optimizer.iterations),
-            asked=asked / sum(size for _, size in ruled) if ruled else None,
+            asked=total / sum(size for _, size in known) if known else None,
             weights=tuple(weight.record() for weight in self._weights()),
             skipped=self._skipped,
             channels=tuple(r for group in self._groups for r in group.records),
@@ -168,14 +170,16 @@ class PruningCallback(keras.callbacks.Callback):
                 "set to zero again, without fine-tuning."
             )
         for group in self._groups or ():
-            if group.schedule and group.num_pruned < group.least_pruned(
-                group.schedule.final_sparsity
-            ):
+            schedule = group.schedule
+            final = schedule.final_sparsity if schedule else None
+            if schedule is None or final is None:
+                continue
+            if group.num_pruned < group.least_pruned(final):
                 _warn(
                     f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
                     f"and step {int(self.model.optimizer.iterations)}; the schedule "
-                    f"asks for {group.schedule.final_sparsity:.4f} at step "
-                    f"{group.schedule.end_step}. Go on with another fit."
+                    f"asks for {final:.4f} at step "
+                    f"{schedule.end_step}. Go on with another fit."
                 )
 
     def _begin(self) -> None:
@@ -194,6 +198,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._place(groups, batches)
         for group in groups:
             _check_free_zeros(group, int(self.model.optimizer.iterations))
+            _check_held_zeros(group)
         # Up to here nothing was changed.
         self._groups, self._skipped = groups, skipped
         self._attach()
@@ -240,6 +245,8 @@ class PruningCallback(keras.callbacks.Callback):
         for group in groups:
             if group.schedule is not None:
                 group.schedule = group.schedule.resolve(fit, earliest)
+                if group.rule is not None:
+                    check_final(group.rule.granularity, group.schedule)
                 self._check_reach(group, group.schedule, fit.step_at(epochs))
 
     def _check_reach(
@@ -311,7 +318,9 @@ class PruningCallback(keras.callbacks.Callback):
                 self.history.append((step, self._sparsity()))
 
     def _weights(self) -> list[HeldWeight]:
-        return [weight for group in self._groups or () for weight in group.weights]
+        groups = self._groups or ()
+        # One that falls under rules for channels and for elements is in two groups.
+        return [*dict.fromkeys(weight for group in groups for weight in group.weights)]
 
     def _sparsity(self) -> float:
         groups = self._groups or []
@@ -338,6 +347,24 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
             f"The model has zeros that nothing holds ({_listed(zeros)}), more than the "
             f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "
             "kprune.hold_zeros(model) before fit to keep them."
+        )
+
+
+def _check_held_zeros(group: Group | ChannelGroup) -> None:
+    """Warns if masks hold more zeros than the schedule asks for at its end."""
+    final = group.schedule.final_sparsity if group.schedule else None
+    if final is None:
+        return
+    masks = [mask_of(weight.variable) for weight in group.weights]
+    held = sum(int(np.sum(~values(m.mask))) for m in masks if m is not None)
+    size = sum(weight.size for weight in group.weights)
+    asked = group.share_of_zeros(final)
+    if held > (asked + 0.01) * size:
+        _warn(
+            f"Masks hold {held / size:.4f} of {group.weights[0].variable.path!r} and "
+            f"what is pruned with it at zero already, more than the {asked:.4f} that "
+            "this fit asks for. What is pruned stays pruned. To begin anew, call "
+            "kprune.release(model) first, which lets zeros grow back."
         )
 
 

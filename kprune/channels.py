@@ -14,7 +14,7 @@ import numpy as np
 
 from kprune.coupling.groups import Coupling
 from kprune.coupling.groups import Group as Coupled
-from kprune.coupling.scores import choose, unit_scores
+from kprune.coupling.scores import choose, facts_of, unit_scores
 from kprune.coupling.sites import groups_under
 from kprune.evidence import Evidence
 from kprune.held import HeldWeight, PruningWarning
@@ -74,6 +74,17 @@ class ChannelGroup:
             )
             for group in self.coupled
         )
+
+    @property
+    def asked(self) -> float | None:
+        """Sparsity that is asked for at the schedule's end; `None` if not known yet."""
+        final = (self.schedule or self.rule.schedule).final_sparsity
+        if final is None:
+            return None
+        sizes = [group.size for group in self.coupled]
+        facts = [facts_of(self.coupling, group) for group in self.coupled]
+        asked = self.rule.allocation.asked(sizes, final, facts, final)
+        return self.num_pruned / self.size if asked is None else asked
 
     def num_zeros(self) -> int:
         """Returns how many units are zero, held or not."""
@@ -148,6 +159,7 @@ class ChannelGroup:
             sparsity,
             self.rule.allocation,
             granularity,
+            (self.schedule or self.rule.schedule).final_sparsity,
         )
 
     def _zero_statistics(self, masks: dict[int, np.ndarray]) -> None:
@@ -181,6 +193,7 @@ def channel_group(
             f"No channel of {coupling.model.name!r} can be pruned. Its channels, and "
             f"why each stays:\n{lines}"
         )
+    rule.allocation.check([facts_of(coupling, group) for group in coupled])
     everything = coupling.nothing()
     for group in coupled:
         everything[group.units] = True

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 
 import keras
 
+from kprune.naming import nearest
+
 T = TypeVar("T", bound="Config")
 
 
@@ -55,16 +57,23 @@ def get(base: type[T], identifier: Any) -> T:
     if isinstance(identifier, dict):
         return get(base, keras.saving.deserialize_keras_object(identifier))
     if isinstance(identifier, str):
+        every = {cls.__name__.lower(): cls for cls in concrete_subclasses(base)}
         named = {
-            cls.__name__.lower(): cls
-            for cls in concrete_subclasses(base)
+            name: cls
+            for name, cls in every.items()
             if all(_has_default(field) for field in dataclasses.fields(cls))  # type: ignore[arg-type]
         }
         name = identifier.replace("_", "").lower()
         if name in named:
             return named[name]()
+        near = nearest(name, every)
+        hint = ""
+        if near in named:
+            hint = f" Did you mean {near!r}?"
+        elif near:
+            hint = f" kprune.{every[near].__name__}(...) needs arguments."
         raise ValueError(
-            f"Unknown {base.__name__.lower()} {identifier!r}. "
+            f"Unknown {base.__name__.lower()} {identifier!r}.{hint} "
             f"Use one of {sorted(named)}, or an instance of {base.__name__}."
         )
     raise TypeError(

@@ -82,13 +82,13 @@ class Criterion(Config, abc.ABC):
         """Whether it cannot do without data."""
         return not FROM_DATA.isdisjoint(self.needs)
 
-    def counts(self, layer: keras.layers.Layer, role: str) -> bool:
-        """Returns whether a layer's weight has a say in which channels go.
+    def counts(self, layer: keras.layers.Layer, rank: int, role: str) -> bool:
+        """Returns whether a weight has a say in which channels go.
 
         Args:
-            layer: The layer.
-            role: What the weight does with the channels: `"makes"`, `"reads"` or
-                `"scales"`.
+            layer: The layer that it is of.
+            rank: Its number of axes, such as 1 for the scale of a normalisation.
+            role: What it does with the channels: `"makes"`, `"reads"` or `"scales"`.
         """
         return True
 
@@ -274,7 +274,7 @@ class Wanda(Criterion):
         scores = np.moveaxis(ranks.reshape(last.shape), ends, output_axes)
         return np.where(weight != 0, scores, np.float32(0))
 
-    def counts(self, layer: keras.layers.Layer, role: str) -> bool:
+    def counts(self, layer: keras.layers.Layer, rank: int, role: str) -> bool:
         """Returns whether the weight reads the channels."""
         # Among those that make them, each channel has the same ranks.
         return role == "reads"
@@ -301,9 +301,9 @@ class BatchNormScale(Criterion):
         """Returns |weight|."""
         return np.abs(_floats(weight))
 
-    def counts(self, layer: keras.layers.Layer, role: str) -> bool:
-        """Returns whether the weight is the scale of a batch normalisation."""
-        return isinstance(layer, keras.layers.BatchNormalization) and role == "scales"
+    def counts(self, layer: keras.layers.Layer, rank: int, role: str) -> bool:
+        """Returns whether the weight is of a batch normalisation."""
+        return isinstance(layer, keras.layers.BatchNormalization)
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -350,9 +350,9 @@ class GeometricMedian(Criterion):
         scores = (sums / np.sqrt(filters.shape[1])).reshape(shape)
         return np.broadcast_to(scores, weight.shape).copy()
 
-    def counts(self, layer: keras.layers.Layer, role: str) -> bool:
-        """Returns whether the weight makes the channels."""
-        return role == "makes"
+    def counts(self, layer: keras.layers.Layer, rank: int, role: str) -> bool:
+        """Returns whether the weight is a kernel that makes the channels."""
+        return role == "makes" and rank > 1
 
 
 @keras.saving.register_keras_serializable("kprune")

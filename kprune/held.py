@@ -3,10 +3,15 @@
 This module changes when a mask is put on a variable, or watched, in another way.
 """
 
+from typing import Self
+
 import keras
 import numpy as np
 
+from kprune.allocation import Facts
+from kprune.axes import Axes
 from kprune.layers import MaskConstraint, constrain, mask_of, new_mask, values
+from kprune.plan import Site, facts
 from kprune.report import WeightRecord
 
 
@@ -19,13 +24,32 @@ class HeldWeight:
 
     Args:
         variable: The weight. Nothing is changed before `attach`.
+        axes: What its axes are, where that is known.
+        facts: What an allocation may know of it.
     """
 
-    def __init__(self, variable: keras.Variable) -> None:
+    def __init__(
+        self,
+        variable: keras.Variable,
+        axes: Axes | None = None,
+        facts: Facts | None = None,
+    ) -> None:
         self.variable = variable
+        self.axes = axes
+        self.facts = facts or Facts((variable.path,), tuple(variable.shape))
         self.size = int(np.prod(variable.shape))
         self.num_pruned = 0
         self.constraint: MaskConstraint
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        """Returns the weight of a site."""
+        return cls(site.variable, site.axes, facts(site))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The variable's shape."""
+        return tuple(self.variable.shape)
 
     def attach(self, average: keras.Variable | None) -> None:
         """Puts a mask on the variable, unless it has one, and applies it.

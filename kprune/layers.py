@@ -134,11 +134,13 @@ class Pruned(keras.layers.Wrapper):
                 f"Pruned: `rule` must be a kprune.Rule. Received {rule!r} of type "
                 f"{type(rule).__name__}."
             )
-        if rule.only or rule.skip:
-            raise ValueError(
-                "Pruned: `only` and `skip` choose layers of a model; for one layer say "
-                f"`weights`. Received only={rule.only!r}, skip={rule.skip!r}."
-            )
+        for name in ("only", "skip", "skip_first", "skip_last"):
+            if getattr(rule, name):
+                raise ValueError(
+                    "Pruned: `only`, `skip`, `skip_first` and `skip_last` choose "
+                    "layers of a model; for one layer say `weights`. Received "
+                    f"{name}={getattr(rule, name)!r}."
+                )
         if isinstance(rule.granularity, Channel):
             raise ValueError(
                 "Pruned wraps one layer, and granularity='channel' couples layers. Use "
@@ -183,7 +185,7 @@ class Pruned(keras.layers.Wrapper):
         """
         found = {
             site.name_in(self.layer): site.variable
-            for site in resolve(Plan((self.rule,)), self.layer).sites
+            for site in resolve(Plan((self.rule,)), self.layer, whole=False).sites
         }
         if self.pruned_weights is None:
             return found

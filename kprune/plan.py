@@ -5,23 +5,25 @@ module changes when users may say something new about what to prune.
 """
 
 import dataclasses
-import fnmatch
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
-from kprune.allocation import Allocation, Lamp
+from kprune.allocation import Allocation, Explicit, Facts, Lamp
+from kprune.axes import Axes
 from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion, Magnitude
 from kprune.granularity import Channel, Element, Granularity
+from kprune.naming import is_pattern, matches, unknown
 from kprune.prunable import Candidate, candidates
 from kprune.report import SkippedWeight
-from kprune.schedules import FitFraction, PolynomialDecay, Schedule
+from kprune.schedules import FitFraction, PolynomialDecay, Schedule, SparsityFunction
 
 Matcher: TypeAlias = "str | type | keras.layers.Layer | Callable[..., bool]"
 
-NO_RULE = "no rule of the plan matches it (`only`, `skip`)"
+NO_RULE = "no rule of the plan matches it (`only`, `skip`, `skip_first`, `skip_last`)"
 
 
 def default_schedule(sparsity: float) -> PolynomialDecay:
@@ -39,28 +41,35 @@ class Rule(Config):
     """Says how the weights that it matches are pruned.
 
     Args:
-        schedule: A `Schedule`, or a sparsity in [0, 1) for the default schedule, a
-            cubic ramp fitted to the length of the fit.
+        schedule: A `Schedule`; a function from the step to a sparsity; or a sparsity
+            in [0, 1) for the default schedule, a cubic ramp fitted to the length of the
+            fit. May be left out where the granularity leaves no choice, as `NofM` does.
         criterion: A `Criterion` or its name: what makes a weight worth keeping.
         granularity: A `Granularity` or its name: the unit that is pruned.
         allocation: An `Allocation` or its name: how the schedule's sparsity, which is
-            meant for all matched weights together, is spread over them. By default
-            what suits the granularity, LAMP for elements and uniform for channels; and
-            instead of LAMP what suits the criterion, see docs/criteria.md.
+            meant for all matched weights together, is spread over them; or a mapping
+            from name patterns to sparsities, such as `{"conv*": 0.5}`, see `Explicit`.
+            By default what suits the granularity: LAMP for elements and blocks, uniform
+            for N:M and channels; and instead of LAMP what suits the criterion, see
+            docs/criteria.md.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
             sequence of these.
         skip: What not to prune, in the same terms. Goes before `only`.
         prune_depthwise: Whether depthwise kernels are pruned too.
+        skip_first: Whether the model's first layer with a kernel is left alone, in the
+            order of `model.layers`. It is small, and everything rests on it.
+        skip_last: Whether the last one is.
 
     Raises:
-        ValueError: If a value is out of its range or a name is unknown.
+        ValueError: If a value is out of its range, a name is unknown, or values
+            contradict each other.
         TypeError: If a value is of another type.
     """
 
     # The types are those that the fields have once names are resolved.
-    schedule: Schedule
+    schedule: Schedule = None  # type: ignore[assignment]
     criterion: Criterion = Magnitude()
     granularity: Granularity = Element()
     # None: what suits the granularity.
@@ -68,41 +77,50 @@ class Rule(Config):
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
+    skip_first: bool = False
+    skip_last: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
+        put("granularity", get(Granularity, self.granularity))
+        if self.schedule is None and self.granularity.fixed_sparsity is not None:
+            put("schedule", self.granularity.fixed_sparsity)
         if isinstance(self.schedule, int | float):
             check_fraction("sparsity", self.schedule, "Rule")
             put("schedule", default_schedule(self.schedule))
+        elif callable(self.schedule) and not isinstance(self.schedule, type):
+            put("schedule", SparsityFunction(self.schedule))
         if not isinstance(self.schedule, Schedule):
             raise TypeError(
                 "Rule: `schedule` must be a Schedule, such as "
-                "kprune.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=2000), or a "
-                f"sparsity in [0, 1). Received {self.schedule!r} of type "
-                f"{type(self.schedule).__name__}."
+                "kprune.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=2000), a "
+                "function from the step to a sparsity, or a sparsity in [0, 1). "
+                f"Received {self.schedule!r} of type {type(self.schedule).__name__}."
             )
         put("criterion", get(Criterion, self.criterion))
-        put("granularity", get(Granularity, self.granularity))
         if self.criterion.channels_only and not isinstance(self.granularity, Channel):
             raise ValueError(
                 f"Rule: the criterion {self.criterion} compares whole channels. Use it "
                 "with granularity='channel', or another criterion, such as "
                 f"'magnitude'. Received granularity={self.granularity!r}."
             )
-        allocation = self.granularity.default_allocation
-        if self.allocation is not None:
-            allocation = get(Allocation, self.allocation)
-        elif isinstance(allocation, Lamp) and self.criterion.allocation is not None:
-            allocation = self.criterion.allocation
-        put("allocation", allocation)
+        put(
+            "allocation",
+            _allocation(self.allocation, self.granularity, self.criterion),
+        )
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))
+        check_final(self.granularity, self.schedule)
 
     def matches(self, candidate: Candidate) -> bool:
         """Returns whether the rule speaks of that weight."""
         if any(_match(matcher, candidate) for matcher in self.skip or ()):
+            return False
+        if self.skip_first and candidate.is_first:
+            return False
+        if self.skip_last and candidate.is_last:
             return False
         return self.only is None or any(_match(m, candidate) for m in self.only)
 
@@ -158,11 +176,21 @@ class Site:
         variable: The weight.
         owners: The layers that hold it, the outermost first.
         rule: The rule that it falls under.
+        axes: What its axes are; `None` if that is not known.
+        names: What patterns are matched against.
     """
 
     variable: keras.Variable
     owners: tuple[keras.layers.Layer, ...]
     rule: Rule
+    axes: Axes | None
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, candidate: Candidate, rule: Rule) -> "Site":
+        """Returns the site of a weight under a rule."""
+        c = candidate
+        return cls(c.variable, c.owners, rule, c.axes, c.names)
 
     @property
     def path(self) -> str:
@@ -185,12 +213,19 @@ class Resolution:
     skipped: tuple[SkippedWeight, ...]
 
 
-def resolve(plan: Plan, model: keras.layers.Layer) -> Resolution:
+def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolution:
     """Finds the weights that a plan prunes in a built model or layer.
 
+    Args:
+        plan: The plan.
+        model: The model or layer.
+        whole: Whether it is all that the plan speaks of, and not a part of it: names
+            that are not there are mistakes then.
+
     Raises:
-        ValueError: If the model has no variables yet, a rule matches nothing, or no
-            weight may be pruned at all.
+        ValueError: If the model has no variables yet, a rule matches nothing, a name is
+            unknown, a weight cannot be cut as its rule says or falls under two rules,
+            or no weight may be pruned at all.
     """
     if not model.weights:
         raise ValueError(
@@ -200,24 +235,145 @@ def resolve(plan: Plan, model: keras.layers.Layer) -> Resolution:
     sites: list[Site] = []
     skipped: list[SkippedWeight] = []
     matched: set[int] = set()
-    for candidate in candidates(model):
-        index = next(
-            (i for i, rule in enumerate(plan.rules) if rule.matches(candidate)), None
-        )
+    uncut: list[str] = []
+    found = candidates(model)
+    if whole:
+        _check_names(plan, model, found)
+    for candidate in found:
+        index = _first_rule(plan, candidate)
         if index is None:
             reason: str | None = candidate.reason or NO_RULE
         else:
-            reason = candidate.why_dense(plan.rules[index].prune_depthwise)
+            rule = plan.rules[index]
+            reason = candidate.why_dense(rule.prune_depthwise)
+            try:
+                reason = reason or _why_uncut(rule.granularity, candidate)
+            except ValueError as error:
+                uncut.append(f"  {candidate.variable.path}: {error}")
         if reason is None and index is not None:
             matched.add(index)
-            sites.append(Site(candidate.variable, candidate.owners, plan.rules[index]))
+            sites.append(Site.of(candidate, rule))
         else:
             shape = tuple(candidate.variable.shape)
             skipped.append(SkippedWeight(candidate.variable.path, shape, str(reason)))
+    if uncut:
+        raise ValueError(
+            f"Weights of {model.name!r} that cannot be cut as the plan says:\n"
+            + "\n".join(uncut)
+        )
     for i, rule in enumerate(plan.rules):
         if i not in matched:
             raise ValueError(_matches_nothing(i, rule, plan, model, skipped))
+        if whole and not isinstance(rule.granularity, Channel):
+            rule.allocation.check([facts(s) for s in sites if s.rule is rule])
     return Resolution(tuple(sites), tuple(skipped))
+
+
+def facts(site: Site) -> Facts:
+    """Returns what an allocation may know of a site."""
+    shape = tuple(site.variable.shape)
+    return Facts(site.names, site.axes.shape(shape) if site.axes else shape)
+
+
+def check_final(granularity: Granularity, schedule: Schedule) -> None:
+    """Raises ValueError if a schedule ends where a granularity cannot."""
+    fixed, final = granularity.fixed_sparsity, schedule.final_sparsity
+    if fixed is None or final is None or math.isclose(final, fixed, abs_tol=1e-6):
+        return
+    raise ValueError(
+        f"{granularity} makes {fixed:.6g} of the weights zero, neither more nor less, "
+        f"and the schedule ends at sparsity {final:g}. Let it end at {fixed:.6g}, or "
+        "leave `sparsity` out; for another sparsity choose other n and m."
+    )
+
+
+def _allocation(
+    given: Any, granularity: Granularity, criterion: Criterion
+) -> Allocation:
+    if given is None:
+        default = granularity.default_allocation
+        if isinstance(default, Lamp) and criterion.allocation is not None:
+            return criterion.allocation
+        return default
+    if isinstance(given, Mapping) and "class_name" not in given:
+        given = Explicit(given)
+    allocation = get(Allocation, given)
+    if allocation.sets_targets and granularity.fixed_sparsity is not None:
+        raise ValueError(
+            f"{granularity} takes the same share of every weight, and {allocation} "
+            "does not. Leave `allocation` out, and choose weights with `only` and "
+            "`skip`."
+        )
+    if allocation.needs_shapes and isinstance(granularity, Channel):
+        raise ValueError(
+            f"{allocation} goes by the shape of single kernels, and "
+            "granularity='channel' couples several. Use allocation='uniform', 'global' "
+            "or 'lamp'."
+        )
+    return allocation
+
+
+def _first_rule(plan: Plan, candidate: Candidate) -> int | None:
+    """Returns the first rule that matches a weight.
+
+    Raises:
+        ValueError: If layers that share the weight fall under several.
+    """
+
+    def first(one: Candidate) -> int | None:
+        return next((i for i, r in enumerate(plan.rules) if r.matches(one)), None)
+
+    if candidate.also:
+        chains = (candidate.owners, *candidate.also)
+        alone = {
+            found: chain[-1].name if chain else "the model"
+            for chain in reversed(chains)
+            if (found := first(dataclasses.replace(candidate, owners=chain, also=())))
+            is not None
+        }
+        if len(alone) > 1:
+            said = ", ".join(
+                f"rule {i} by {name!r}" for i, name in sorted(alone.items())
+            )
+            raise ValueError(
+                f"{candidate.variable.path!r} is shared by several layers, and falls "
+                f"under two rules: {said}. Name all of its layers in one rule, or "
+                "leave it out of the others with `skip`."
+            )
+    return first(candidate)
+
+
+def _why_uncut(granularity: Granularity, candidate: Candidate) -> str | None:
+    """Returns why a granularity leaves a weight dense, or `None`."""
+    shape = tuple(candidate.variable.shape)
+    if not granularity.arranged:
+        return granularity.why_dense(shape)
+    if candidate.axes is None:
+        layer = candidate.owners[-1] if candidate.owners else candidate.variable
+        name, weight = type(layer).__name__, candidate.variable.name
+        raise ValueError(
+            f"{granularity} needs to know its axes. Say them with "
+            f"kprune.register_prunable({name}, {{{weight!r}: 'io'}}), a letter per "
+            "axis: 'o' for outputs, 's' for the window, 'i' for inputs."
+        )
+    return granularity.why_dense(candidate.axes.shape(shape))
+
+
+def _check_names(
+    plan: Plan, model: keras.layers.Layer, found: Sequence[Candidate]
+) -> None:
+    """Raises ValueError for a plain name in `only` or `skip` that nothing bears."""
+    names = [name for candidate in found for name in candidate.names]
+    for layer in model._flatten_layers():
+        names += [layer.name, layer.path or layer.name]
+    for i, rule in enumerate(plan.rules):
+        for argument in ("only", "skip"):
+            for matcher in getattr(rule, argument) or ():
+                if not isinstance(matcher, str) or is_pattern(matcher):
+                    continue
+                if matcher not in names:
+                    which = f"Rule {i} of the plan, " if len(plan.rules) > 1 else ""
+                    raise ValueError(f"{which}{argument}: {unknown(matcher, names)}")
 
 
 def _matches_nothing(
@@ -258,12 +414,10 @@ def _matchers(name: str, value: Any) -> tuple[Matcher, ...] | None:
 
 def _match(matcher: Matcher, candidate: Candidate) -> bool:
     if isinstance(matcher, str):
-        names = [candidate.variable.path]
-        for layer in candidate.owners:
-            names += [layer.name, layer.path]
-        return any(fnmatch.fnmatchcase(name, matcher) for name in names)
+        return any(matches(name, matcher) for name in candidate.names)
+    owners = [layer for chain in (candidate.owners, *candidate.also) for layer in chain]
     if isinstance(matcher, keras.layers.Layer):
-        return any(layer is matcher for layer in candidate.owners)
+        return any(layer is matcher for layer in owners)
     if isinstance(matcher, type):
-        return any(isinstance(layer, matcher) for layer in candidate.owners)
-    return any(matcher(layer) for layer in candidate.owners)
+        return any(isinstance(layer, matcher) for layer in owners)
+    return any(matcher(layer) for layer in owners)

@@ -5,13 +5,20 @@ subclasses too, unless they are in the table themselves.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import keras
 
+from kprune.axes import KINDS, Axes
+
 L = keras.layers
 LayerClass = TypeVar("LayerClass", bound=type)
+
+
+# A letter per axis, as `Axes` has them, with "*" for any number of "s"; a function of
+# the layer where it decides; `None` where nobody said.
+Letters: TypeAlias = "str | Callable[[keras.layers.Layer], str] | None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +26,49 @@ class Prunable:
     """The weights of a layer class that may be sparse.
 
     Args:
-        weights: Names of the layer's attributes that hold them.
+        weights: Names of the layer's attributes that hold them, and what the axes of
+            each are.
         depthwise: Those of them with a single input channel per filter, which are
             pruned only on demand: they are small, and each zero costs much accuracy.
     """
 
-    weights: tuple[str, ...]
+    weights: Mapping[str, Letters]
     depthwise: tuple[str, ...] = ()
 
 
-_KERNEL = Prunable(("kernel",))
-_CELL = Prunable(("kernel", "recurrent_kernel"))
-_SEPARABLE = Prunable(("depthwise_kernel", "pointwise_kernel"), ("depthwise_kernel",))
-_DEPTHWISE = Prunable(("kernel",), ("kernel",))
+def _of_equation(layer: keras.layers.Layer) -> str:
+    """Returns the letters of an EinsumDense kernel: what it sums over are inputs."""
+    operands, output = layer.equation.split("->")
+    return "".join(
+        "o" if letter in output else "i" for letter in operands.split(",")[1]
+    )
+
+
+_DENSE = Prunable({"kernel": "io"})
+_CONV = Prunable({"kernel": "*io"})
+_TRANSPOSED = Prunable({"kernel": "*oi"})
+_CELL = Prunable({"kernel": "*io", "recurrent_kernel": "*io"})
+# Each filter reads one channel: channels and multiplier together are the outputs.
+_SEPARABLE = Prunable(
+    {"depthwise_kernel": "*oo", "pointwise_kernel": "*io"}, ("depthwise_kernel",)
+)
+_DEPTHWISE = Prunable({"kernel": "*oo"}, ("kernel",))
 
 _TABLE: dict[type, Prunable] = {
-    L.Dense: _KERNEL,
-    L.EinsumDense: _KERNEL,
-    L.Conv1D: _KERNEL,
-    L.Conv2D: _KERNEL,
-    L.Conv3D: _KERNEL,
-    L.Conv1DTranspose: _KERNEL,
-    L.Conv2DTranspose: _KERNEL,
-    L.Conv3DTranspose: _KERNEL,
+    L.Dense: _DENSE,
+    L.EinsumDense: Prunable({"kernel": _of_equation}),
+    L.Conv1D: _CONV,
+    L.Conv2D: _CONV,
+    L.Conv3D: _CONV,
+    L.Conv1DTranspose: _TRANSPOSED,
+    L.Conv2DTranspose: _TRANSPOSED,
+    L.Conv3DTranspose: _TRANSPOSED,
     L.SeparableConv1D: _SEPARABLE,
     L.SeparableConv2D: _SEPARABLE,
     L.DepthwiseConv1D: _DEPTHWISE,
     L.DepthwiseConv2D: _DEPTHWISE,
-    L.Embedding: Prunable(("embeddings",)),
+    # Stored as it is: a row is what is read for one word, and lies in one piece.
+    L.Embedding: Prunable({"embeddings": "oi"}),
     L.SimpleRNNCell: _CELL,
     L.LSTMCell: _CELL,
     L.GRUCell: _CELL,
@@ -65,22 +87,27 @@ _NORMALIZATIONS = (
 )
 
 
-def register_prunable(layer_class: type, weights: Sequence[str]) -> None:
+def register_prunable(
+    layer_class: type, weights: Sequence[str] | Mapping[str, str]
+) -> None:
     """Says which weights of a layer class of your own may be sparse.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`; its subclasses are meant too.
         weights: Names of the attributes that hold the weights, e.g. `("kernel",)`. An
-            empty sequence says that none may be.
+            empty sequence says that none may be. To prune them in blocks or by N:M, say
+            what their axes are, too: `{"kernel": "io"}` for a matrix of (inputs,
+            outputs), `{"kernel": "ssio"}` for one with a window before these.
 
     Raises:
         TypeError: If `layer_class` is not a layer class, or a name is not a string.
+        ValueError: If axes have other letters than `"o"`, `"s"` and `"i"`.
 
     Example:
         >>> class Scaled(keras.layers.Layer):
         ...     def build(self, shape):
         ...         self.matrix = self.add_weight(shape=(shape[-1], 4), name="matrix")
-        >>> register_prunable(Scaled, ("matrix",))
+        >>> register_prunable(Scaled, {"matrix": "io"})
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, L.Layer)):
         raise TypeError(
@@ -90,9 +117,20 @@ def register_prunable(layer_class: type, weights: Sequence[str]) -> None:
     if isinstance(weights, str) or not all(isinstance(name, str) for name in weights):
         raise TypeError(
             "register_prunable: `weights` must be a sequence of attribute names, such "
-            f'as ("kernel",). Received {weights!r}.'
+            'as ("kernel",), or say what their axes are, {"kernel": "io"}. Received '
+            f"{weights!r}."
         )
-    _TABLE[layer_class] = Prunable(tuple(weights))
+    if not isinstance(weights, Mapping):
+        _TABLE[layer_class] = Prunable(dict.fromkeys(weights))
+        return
+    for name, letters in weights.items():
+        if not isinstance(letters, str) or not letters or set(letters) - set(KINDS):
+            raise ValueError(
+                f"register_prunable: the axes of {name!r} are a letter each, 'o' for "
+                "outputs, 's' for the window, 'i' for inputs, such as 'io' for a "
+                f"matrix of (inputs, outputs). Received {letters!r}."
+            )
+    _TABLE[layer_class] = Prunable(dict(weights))
 
 
 def lookup(
@@ -120,12 +158,20 @@ class Candidate:
             out) to the one whose attribute it is.
         reason: Why it cannot be pruned; `None` if it can.
         is_depthwise: Whether it is pruned on demand only.
+        axes: What its axes are; `None` if that is not known.
+        also: The other ways to it, where layers share it.
+        is_first: Whether it is in the first layer of the model with such a weight.
+        is_last: Whether it is in the last one.
     """
 
     variable: keras.Variable
     owners: tuple[keras.layers.Layer, ...]
     reason: str | None
     is_depthwise: bool = False
+    axes: Axes | None = None
+    also: tuple[tuple[keras.layers.Layer, ...], ...] = ()
+    is_first: bool = False
+    is_last: bool = False
 
     def why_dense(self, prune_depthwise: bool = False) -> str | None:
         """Returns why the weight stays dense, or `None` if it may be pruned."""
@@ -136,14 +182,22 @@ class Candidate:
             )
         return self.reason
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What patterns are matched against: its path, and its layers' names."""
+        layers = [layer for chain in (self.owners, *self.also) for layer in chain]
+        return (self.variable.path, *(n for o in layers for n in (o.name, o.path)))
 
-def candidates(root: keras.layers.Layer) -> Iterator[Candidate]:
-    """Yields each weight of a built model or layer once, the outermost layers first.
+
+def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
+    """Returns each weight of a built model or layer once, the outermost layers first.
 
     The root may be of any kind, also a subclassed model: layers are found where Keras
     tracks them, not in a graph.
     """
-    seen: set[int] = set()
+    found: dict[int, Candidate] = {}
+    # The layers of the model, in its order, that hold a weight of the table.
+    places: dict[int, int] = {}
     for owners in _chains(root, ()):
         layer = owners[-1] if owners else root
         entry = lookup(layer, owners[-2] if len(owners) > 1 else root)
@@ -156,16 +210,53 @@ def candidates(root: keras.layers.Layer) -> Iterator[Candidate]:
             if isinstance(variable, keras.Variable):
                 named[id(variable)] = name
         for variable in _own_weights(layer):
-            if id(variable) in seen:
+            key = id(variable)
+            if key in found:
+                also = (*found[key].also, owners)
+                found[key] = dataclasses.replace(found[key], also=also)
                 continue
-            seen.add(id(variable))
-            attribute = named.get(id(variable))
-            yield Candidate(
+            attribute = named.get(key)
+            if entry is None or attribute is None:
+                reason = _reason(layer, entry, variable)
+                found[key] = Candidate(variable, owners, reason)
+                continue
+            places[key] = id(_in_model(owners) or root)
+            found[key] = Candidate(
                 variable,
                 owners,
-                _unfit(variable) if attribute else _reason(layer, entry, variable),
-                entry is not None and attribute in entry.depthwise,
+                _unfit(variable),
+                attribute in entry.depthwise,
+                _axes(layer, entry.weights[attribute], variable),
             )
+    ends = [*places.values()][:1], [*places.values()][-1:]
+    return tuple(
+        dataclasses.replace(
+            candidate,
+            is_first=places.get(key) in ends[0],
+            is_last=places.get(key) in ends[1],
+        )
+        for key, candidate in found.items()
+    )
+
+
+def _in_model(
+    owners: tuple[keras.layers.Layer, ...],
+) -> keras.layers.Layer | None:
+    """Returns the layer that stands in a model, of those that hold a weight."""
+    return next((o for o in owners if not isinstance(o, keras.Model)), None)
+
+
+def _axes(
+    layer: keras.layers.Layer, letters: Letters, variable: keras.Variable
+) -> Axes | None:
+    if callable(letters):
+        letters = letters(layer)
+    if letters is None:
+        return None
+    rank = len(variable.shape)
+    spread = letters.replace("*", "s" * (rank - len(letters) + 1))
+    # A subclass may keep its weight in another shape.
+    return Axes(spread) if len(spread) == rank else None
 
 
 def _chains(

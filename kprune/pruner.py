@@ -7,16 +7,17 @@ scores to masks changes.
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.allocation import Facts
 from kprune.channels import ChannelGroup, channel_group
 from kprune.coupling.graph import analyse, check_graph
 from kprune.evidence import Evidence
-from kprune.granularity import Channel
+from kprune.granularity import Channel, Granularity, keep_highest
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
 from kprune.plan import NO_RULE, Plan, Rule, Site, resolve
@@ -58,18 +59,49 @@ class Group:
         """What coupled channels it prunes: none, but single elements."""
         return ()
 
+    @property
+    def asked(self) -> float | None:
+        """Sparsity that is asked for at the schedule's end; `None` if not known yet."""
+        final = self._final
+        if self.rule is None or final is None:
+            return None
+        sizes = [weight.size for weight in self.weights]
+        asked = self.rule.allocation.asked(sizes, final, self._facts, final)
+        # Where a threshold decides, what lies below it is what was asked for.
+        return self.num_pruned / self.size if asked is None else asked
+
     def num_zeros(self) -> int:
         """Returns how many elements are exactly zero."""
         return sum(weight.num_zeros() for weight in self.weights)
 
     def least_pruned(self, sparsity: float) -> int:
         """Returns how many elements are pruned at least once a sparsity is reached."""
-        # Weights that are left at least one element may miss that one.
-        return round(sparsity * self.size) - len(self.weights)
+        rule = self._needed_rule()
+        sizes: Counter[int] = Counter()
+        counts = []
+        for weight in self.weights:
+            units = rule.granularity.unit_sizes(_shape(rule.granularity, weight))
+            sizes.update(units)
+            counts.append(sum(units.values()))
+        share = rule.granularity.share(sparsity)
+        num_pruned = sum(counts)
+        if share < 1:
+            asked = rule.allocation.asked(counts, share, self._facts, self._share)
+            # Weights that are left at least one unit may miss that one.
+            num_pruned = round((asked or 0.0) * num_pruned) - len(self.weights)
+        least = 0
+        # At the edges of a weight units may be smaller; these may be the ones.
+        for size, number in sorted(sizes.items()):
+            taken = max(0, min(number, num_pruned))
+            least, num_pruned = least + taken * size, num_pruned - taken
+        return least
 
     def share_of_zeros(self, sparsity: float) -> float:
         """Returns the share of zero elements that a sparsity brings."""
-        return sparsity
+        rule = self._needed_rule()
+        sizes = [weight.size for weight in self.weights]
+        asked = rule.allocation.asked(sizes, sparsity, self._facts, self._final)
+        return sparsity if asked is None else asked
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
@@ -79,11 +111,10 @@ class Group:
         Returns:
             False if the masks were left as they are because scores are NaN.
         """
-        if self.rule is None:
-            raise ValueError("A group without a rule holds its masks.")
+        rule = self._needed_rule()
         now = self.num_pruned / self.size
-        targets = self.rule.criterion.targets(now, sparsity)
-        return all(self._update_once(self.rule, target) for target in targets)
+        targets = rule.criterion.targets(now, sparsity)
+        return all(self._update_once(rule, target) for target in targets)
 
     def _update_once(self, rule: Rule, sparsity: float) -> bool:
         variables = [weight.variable for weight in self.weights]
@@ -106,26 +137,93 @@ class Group:
         masks = self._masks(rule, scores, sparsity)
         if _withdraw(masks, held):
             # Seldom: chance zeros, or a criterion that favours what is pruned.
-            scores = [
-                np.where(kept, score, -np.inf)
-                for kept, score in zip(held, scores, strict=True)
-            ]
-            masks = self._masks(rule, scores, sparsity)
+            masks = self._masks(rule, scores, sparsity, held)
             _withdraw(masks, held)
+        del scores  # Applying masks needs memory, too.
         for weight, mask in zip(self.weights, masks, strict=True):
             weight.set_mask(mask)
         return True
 
-    @staticmethod
     def _masks(
-        rule: Rule, scores: list[np.ndarray], sparsity: float
+        self,
+        rule: Rule,
+        scores: list[np.ndarray],
+        sparsity: float,
+        held: list[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        units = [rule.granularity.unit_scores(score) for score in scores]
-        counts = rule.allocation.num_pruned(units, sparsity)
-        return [
-            rule.granularity.mask(score, count)
-            for score, count in zip(scores, counts, strict=True)
+        """Returns the masks that scores ask for.
+
+        Args:
+            rule: The group's rule.
+            scores: One array per weight; written to where `held` is given.
+            sparsity: The schedule's sparsity.
+            held: Masks whose pruned elements, and units that have given up theirs, go
+                before all others.
+        """
+        granularity = rule.granularity
+        cut = [
+            _arranged(granularity, weight, score)
+            for weight, score in zip(self.weights, scores, strict=True)
         ]
+        kept = [
+            _arranged(granularity, weight, mask)
+            for weight, mask in zip(self.weights, held or (), strict=held is not None)
+        ]
+        for score, mask in zip(cut, kept, strict=False):
+            np.putmask(score, ~mask, 0)
+        units = [granularity.unit_scores(score) for score in cut]
+        for score, of_units, mask in zip(cut, units, kept, strict=False):
+            np.putmask(of_units, granularity.unit_scores(mask) == 0, -np.inf)
+            np.putmask(score, ~mask, -np.inf)
+        share = granularity.share(sparsity)
+        counts = [of_units.size for of_units in units]
+        if share < 1:
+            counts = rule.allocation.num_pruned(units, share, self._facts, self._share)
+        masks = []
+        for weight, score, of_units, count in zip(
+            self.weights, cut, units, counts, strict=True
+        ):
+            mask = granularity.expand(keep_highest(of_units, count), score)
+            if granularity.arranged and weight.axes is not None:
+                mask = weight.axes.restored(mask, weight.shape)
+            masks.append(mask)
+        return masks
+
+    @property
+    def _facts(self) -> list[Facts]:
+        return [weight.facts for weight in self.weights]
+
+    @property
+    def _final(self) -> float | None:
+        """The sparsity at the schedule's end, if that is known."""
+        schedule = self.schedule or (self.rule and self.rule.schedule)
+        return schedule.final_sparsity if schedule else None
+
+    @property
+    def _share(self) -> float | None:
+        """The share of units at the schedule's end, if that is known."""
+        final = self._final
+        return None if final is None else self._needed_rule().granularity.share(final)
+
+    def _needed_rule(self) -> Rule:
+        if self.rule is None:
+            raise ValueError("A group without a rule holds its masks.")
+        return self.rule
+
+
+def _arranged(
+    granularity: Granularity, weight: HeldWeight, array: np.ndarray
+) -> np.ndarray:
+    """Returns an array of a weight's shape as its granularity wants it, as a view."""
+    if granularity.arranged and weight.axes is not None:
+        return weight.axes.arranged(array)
+    return array
+
+
+def _shape(granularity: Granularity, weight: HeldWeight) -> tuple[int, ...]:
+    if granularity.arranged and weight.axes is not None:
+        return weight.axes.shape(weight.shape)
+    return weight.shape
 
 
 def _withdraw(masks: list[np.ndarray], held: list[np.ndarray]) -> bool:
@@ -164,9 +262,10 @@ def find_groups(
         return _by_plan(plan, model)
     groups: list[Group | ChannelGroup]
     if wrappers:
+        known = {id(item.variable): item for item in candidates(model)}
         groups = [
             *_by_rule(
-                Site(variable, (wrapper,), wrapper.rule)
+                Site.of(known[id(variable)], wrapper.rule)
                 for wrapper in wrappers
                 for variable in wrapper.layer.weights
                 if mask_of(variable) and variable.trainable
@@ -208,13 +307,13 @@ def _by_plan(
         coupling = analyse(model)
         for rule in filter(_for_channels, plan.rules):
             group, refusals = channel_group(coupling, rule, _first_match(plan, rule))
+            _share_weights(groups, group)
             groups.append(group)
             # Statistics of channels are not held, but go with them.
             slices = {coupling.slots[i] for c in group.coupled for i in c.slots}
             paths = {slot.variable.path for slot in slices}
             skipped = [skip for skip in skipped if skip.path not in paths]
             skipped += [SkippedWeight(r.name, (r.size,), r.reason) for r in refusals]
-    _check_apart(groups)
     return groups, tuple(skipped)
 
 
@@ -231,18 +330,31 @@ def _first_match(plan: Plan, rule: Rule) -> Callable[[Candidate], bool]:
     )
 
 
-def _check_apart(groups: list[Group | ChannelGroup]) -> None:
-    seen: dict[int, Any] = {}
+def _share_weights(
+    groups: Iterable[Group | ChannelGroup], channels: ChannelGroup
+) -> None:
+    """Lets rules for channels and for single weights hold one mask where they meet.
+
+    A channel takes slices of what reads it, and that may fall under another rule.
+    """
+    mine = {id(weight.variable): weight for weight in channels.weights}
     for group in groups:
         for weight in group.weights:
-            other = seen.setdefault(id(weight.variable), group)
-            if other is not group:
-                raise ValueError(
-                    f"{weight.variable.path!r} falls under two rules: its channels are "
-                    "coupled with those of another layer under "
-                    "granularity='channel', which takes slices of it. Prune channels "
-                    "in one fit, kprune.shrink the model, and then prune what is left "
-                    "by elements in the next fit."
+            other = mine.get(id(weight.variable))
+            if other is None:
+                continue
+            channels.weights[channels.weights.index(other)] = weight
+            rule = group.rule
+            if rule and rule.granularity.arranged:
+                warnings.warn(
+                    f"{weight.variable.path!r} is pruned by {rule.granularity}, and "
+                    "slices of it by channels that it reads or makes. The masks hold "
+                    "both; but kprune.shrink, which takes these channels out, moves "
+                    "what lies behind them, so that blocks and groups of N:M are not "
+                    "where they were. Prune channels in one fit, shrink the model, and "
+                    "then prune what is left in the next fit.",
+                    PruningWarning,
+                    stacklevel=2,
                 )
 
 
@@ -253,5 +365,5 @@ def _by_rule(sites: Iterable[Site]) -> list[Group]:
         if group is None:
             group = Group([], site.rule, site.rule.schedule)
             groups.append(group)
-        group.weights.append(HeldWeight(site.variable))
+        group.weights.append(HeldWeight.of(site))
     return groups

@@ -6,8 +6,11 @@ changes when a new shape of schedule is wanted.
 """
 
 import abc
+import bisect
 import copy
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
@@ -102,7 +105,8 @@ class Schedule(Config, abc.ABC):
 
     begin_step: Moment
     end_step: Moment
-    final_sparsity: float
+    # None: not known before the schedule is in plain steps.
+    final_sparsity: float | None
     frequency: int | None = None
 
     @abc.abstractmethod
@@ -124,11 +128,8 @@ class Schedule(Config, abc.ABC):
         """
         resolved = copy.copy(self)
         for name in ("begin_step", "end_step"):
-            moment = getattr(self, name)
-            if isinstance(moment, Epochs | FitFraction) and name in self.__dict__:
-                step = moment.resolve(fit)
-                if earliest is not None:
-                    step = max(step, earliest)
+            if name in self.__dict__:
+                step = _resolved(getattr(self, name), fit, earliest)
                 # Past the checks of user input: before a fresh optimizer's first step
                 # there are none, and yet epochs that `initial_epoch` skips.
                 object.__setattr__(resolved, name, step)
@@ -175,9 +176,46 @@ def default_frequency(begin: int, end: int) -> int:
     return min(100, max(1, (end - begin) // 50))
 
 
+class Ramp(Schedule):
+    """Raises the sparsity from one value at the begin to another at the end.
+
+    To add a ramp, write a frozen dataclass with the four fields below, `frequency` as
+    the last one, and `between`.
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: Moment
+    end_step: Moment
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        check_fraction("initial_sparsity", self.initial_sparsity, owner)
+        check_fraction("final_sparsity", self.final_sparsity, owner)
+        if self.final_sparsity < self.initial_sparsity:
+            raise ValueError(
+                f"{owner}: `final_sparsity` must not be below `initial_sparsity`, "
+                "because pruned weights stay pruned. Received initial_sparsity="
+                f"{self.initial_sparsity!r}, final_sparsity={self.final_sparsity!r}."
+            )
+        _check_moments(self, owner)
+
+    @abc.abstractmethod
+    def between(self, left: float) -> float:
+        """Returns the sparsity with a share of the ramp, `left` in (0, 1], to go."""
+
+    def sparsity(self, step: int) -> float:
+        """Returns the sparsity at `step`; 0 before `begin_step`."""
+        if step < self.begin_step:
+            return 0.0
+        if step >= self.end_step:
+            return self.final_sparsity
+        return self.between((self.end_step - step) / (self.end_step - self.begin_step))
+
+
 @keras.saving.register_keras_serializable("kprune")
 @dataclasses.dataclass(frozen=True)
-class PolynomialDecay(Schedule):
+class PolynomialDecay(Ramp):
     """Raises the sparsity along a polynomial: fast at first, slowly near the end.
 
     With p = (step - begin_step) / (end_step - begin_step), limited to [0, 1]:
@@ -216,27 +254,11 @@ class PolynomialDecay(Schedule):
     frequency: int | None = None
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
-        check_fraction("initial_sparsity", self.initial_sparsity, owner)
-        check_fraction("final_sparsity", self.final_sparsity, owner)
-        if self.final_sparsity < self.initial_sparsity:
-            raise ValueError(
-                f"{owner}: `final_sparsity` must not be below `initial_sparsity`, "
-                "because pruned weights stay pruned. Received initial_sparsity="
-                f"{self.initial_sparsity!r}, final_sparsity={self.final_sparsity!r}."
-            )
-        _check_moments(self, owner)
-        _check_number("power", self.power, owner)
-        if self.power <= 0:
-            raise ValueError(f"{owner}: `power` must be positive. Received 0.")
+        super().__post_init__()
+        _check_power(self)
 
-    def sparsity(self, step: int) -> float:
-        """Returns the sparsity at `step`; 0 before `begin_step`."""
-        if step < self.begin_step:
-            return 0.0
-        if step >= self.end_step:
-            return self.final_sparsity
-        left = (self.end_step - step) / (self.end_step - self.begin_step)
+    def between(self, left: float) -> float:
+        """Returns the sparsity with a share of the ramp, `left`, to go."""
         drop = self.initial_sparsity - self.final_sparsity
         return self.final_sparsity + drop * left**self.power
 
@@ -286,6 +308,362 @@ class ConstantSparsity(Schedule):
         return self.target_sparsity if step >= self.begin_step else 0.0
 
 
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class CosineRamp(Ramp):
+    """Raises the sparsity along half a cosine: slowly, fast, and slowly again.
+
+    With p = (step - begin_step) / (end_step - begin_step), limited to [0, 1]:
+
+        sparsity = final + (initial - final) * (1 + cos(pi * p)) / 2
+
+    Args:
+        initial_sparsity: Sparsity from `begin_step` on, in [0, 1).
+        final_sparsity: Sparsity from `end_step` on, in [0, 1), at least
+            `initial_sparsity`.
+        begin_step: Step of the first update; an `int`, `Epochs` or `FitFraction`.
+        end_step: Step of the last update, not before `begin_step`.
+        frequency: Steps between updates, as for `PolynomialDecay`.
+
+    Raises:
+        ValueError: If a value is out of its range, or the end lies before the begin.
+        TypeError: If a value is of another type.
+
+    Example:
+        >>> schedule = CosineRamp(0.0, 0.8, begin_step=0, end_step=4)
+        >>> [round(schedule.sparsity(step), 4) for step in range(5)]
+        [0.0, 0.1172, 0.4, 0.6828, 0.8]
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: Moment
+    end_step: Moment
+    frequency: int | None = None
+
+    def between(self, left: float) -> float:
+        """Returns the sparsity with a share of the ramp, `left`, to go."""
+        drop = self.initial_sparsity - self.final_sparsity
+        return self.final_sparsity + drop * (1 + math.cos(math.pi * (1 - left))) / 2
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class ExponentialRamp(Ramp):
+    """Prunes the same share of what is left at each update.
+
+    With p = (step - begin_step) / (end_step - begin_step), limited to [0, 1]:
+
+        1 - sparsity = (1 - initial) ** (1 - p) * (1 - final) ** p
+
+    Source: Frankle and Carbin, "The lottery ticket hypothesis", 2019,
+    https://arxiv.org/abs/1803.03635, section 1, iterative pruning: each of n rounds
+    takes the same share of the surviving weights. Here every update is a round.
+
+    Args:
+        initial_sparsity: Sparsity from `begin_step` on, in [0, 1).
+        final_sparsity: Sparsity from `end_step` on, in [0, 1), at least
+            `initial_sparsity`.
+        begin_step: Step of the first update; an `int`, `Epochs` or `FitFraction`.
+        end_step: Step of the last update, not before `begin_step`.
+        frequency: Steps between updates, as for `PolynomialDecay`.
+
+    Raises:
+        ValueError: If a value is out of its range, or the end lies before the begin.
+        TypeError: If a value is of another type.
+
+    Example:
+        >>> schedule = ExponentialRamp(0.0, 0.75, begin_step=0, end_step=2)
+        >>> [round(schedule.sparsity(step), 4) for step in range(3)]
+        [0.0, 0.5, 0.75]
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: Moment
+    end_step: Moment
+    frequency: int | None = None
+
+    def between(self, left: float) -> float:
+        """Returns the sparsity with a share of the ramp, `left`, to go."""
+        kept = (1 - self.initial_sparsity) ** left * (1 - self.final_sparsity) ** (
+            1 - left
+        )
+        return 1 - kept
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class CyclicRamp(Ramp):
+    """Prunes in rounds, with time to recover under a fixed mask after each.
+
+    The sparsities at the ends of the rounds lie on a polynomial from `initial_sparsity`
+    to `final_sparsity`, and each round is a polynomial by itself. The last round ends
+    at `end_step`; what the fit has left after it is its recovery. Learning rates that
+    restart warm go well with it: let them restart where rounds begin, at
+    `begin_step + k * (end_step - begin_step) / (rounds - recovery)`.
+
+    Args:
+        initial_sparsity: Sparsity from `begin_step` on, in [0, 1).
+        final_sparsity: Sparsity from `end_step` on, in [0, 1), at least
+            `initial_sparsity`.
+        begin_step: Step of the first update; an `int`, `Epochs` or `FitFraction`.
+        end_step: Step of the last update, not before `begin_step`.
+        rounds: Number of rounds, at least 1.
+        recovery: Share of a round, in [0, 1), in which the sparsity does not rise.
+        power: Exponent of the polynomials, positive.
+        frequency: Steps between updates, as for `PolynomialDecay`.
+
+    Raises:
+        ValueError: If a value is out of its range, or the end lies before the begin.
+        TypeError: If a value is of another type.
+
+    Example:
+        >>> schedule = CyclicRamp(0.0, 0.8, 0, 30, rounds=2, recovery=0.5, power=1)
+        >>> [round(schedule.sparsity(step), 4) for step in (0, 5, 10, 20, 25, 30)]
+        [0.0, 0.2, 0.4, 0.4, 0.6, 0.8]
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: Moment
+    end_step: Moment
+    rounds: int = 3
+    recovery: float = 0.5
+    power: float = 3.0
+    frequency: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_power(self)
+        check_fraction("recovery", self.recovery, "CyclicRamp")
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int):
+            raise TypeError(
+                f"CyclicRamp: `rounds` must be an int. Received {self.rounds!r} of "
+                f"type {type(self.rounds).__name__}."
+            )
+        if self.rounds < 1:
+            raise ValueError(
+                f"CyclicRamp: `rounds` must be at least 1. Received {self.rounds}."
+            )
+
+    def between(self, left: float) -> float:
+        """Returns the sparsity with a share of the ramp, `left`, to go."""
+        place = (1 - left) * (self.rounds - self.recovery)
+        done = min(int(place), self.rounds - 1)
+        low, high = self._level(done), self._level(done + 1)
+        of_round = min(1.0, (place - done) / (1 - self.recovery))
+        return min(high, low + (high - low) * (1 - (1 - of_round) ** self.power))
+
+    def _level(self, rounds_done: int) -> float:
+        if rounds_done == self.rounds:
+            return self.final_sparsity
+        drop = self.initial_sparsity - self.final_sparsity
+        return self.final_sparsity + drop * (1 - rounds_done / self.rounds) ** (
+            self.power
+        )
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class PiecewiseSparsity(Schedule):
+    """Goes through sparsities at steps that you name.
+
+    Between two of them the sparsity stays, or rises along a straight line.
+
+    Args:
+        steps: Steps in ascending order, each an `int`, `Epochs` or `FitFraction`.
+        sparsities: The sparsity from each step on, in [0, 1), never falling: pruned
+            weights stay pruned.
+        linear: Whether it rises along a line from one step to the next.
+        frequency: With `linear`, steps between updates, as for `PolynomialDecay`.
+            Without, updates are due at `steps` only.
+
+    Raises:
+        ValueError: If a value is out of its range, or order is not kept.
+        TypeError: If a value is of another type.
+
+    Example:
+        >>> schedule = PiecewiseSparsity((10, 20, 40), (0.5, 0.7, 0.8))
+        >>> [schedule.sparsity(step) for step in (9, 10, 19, 20, 50)]
+        [0.0, 0.5, 0.5, 0.7, 0.8]
+    """
+
+    steps: Sequence[Moment]
+    sparsities: Sequence[float]
+    linear: bool = False
+    frequency: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "sparsities"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple) or not value:
+                raise TypeError(
+                    f"PiecewiseSparsity: `{name}` must be a sequence, such as "
+                    f"steps=(0, 1000), sparsities=(0.5, 0.8). Received {value!r}."
+                )
+            object.__setattr__(self, name, tuple(value))
+        if len(self.steps) != len(self.sparsities):
+            raise ValueError(
+                "PiecewiseSparsity: give one sparsity for each step. Received "
+                f"{len(self.steps)} steps and {len(self.sparsities)} sparsities."
+            )
+        for moment in self.steps:
+            _check_moment("steps", moment, "PiecewiseSparsity")
+        for sparsity in self.sparsities:
+            check_fraction("sparsities", sparsity, "PiecewiseSparsity")
+        if list(self.sparsities) != sorted(self.sparsities):
+            raise ValueError(
+                "PiecewiseSparsity: `sparsities` must not fall, because pruned weights "
+                f"stay pruned. Received {self.sparsities}."
+            )
+        for earlier, later in zip(self.steps, self.steps[1:], strict=False):
+            if _is_late(earlier, later):
+                raise ValueError(
+                    "PiecewiseSparsity: `steps` must be in ascending order. Received "
+                    f"{later!r} after {earlier!r}."
+                )
+        _check_frequency(self.frequency, "PiecewiseSparsity")
+
+    @property
+    def begin_step(self) -> Moment:
+        """The first step."""
+        return self.steps[0]
+
+    @property
+    def end_step(self) -> Moment:
+        """The last step."""
+        return self.steps[-1]
+
+    @property
+    def final_sparsity(self) -> float:  # type: ignore[override]
+        """The last sparsity."""
+        return self.sparsities[-1]
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether all steps are plain ones."""
+        return all(isinstance(step, int) for step in self.steps)
+
+    def resolve(self, fit: FitLength, earliest: int | None = None) -> Self:
+        """Returns this schedule in plain steps.
+
+        Raises:
+            ValueError: If the steps are not in ascending order then.
+        """
+        steps = tuple(_resolved(moment, fit, earliest) for moment in self.steps)
+        if list(steps) != sorted(steps):
+            raise ValueError(
+                f"PiecewiseSparsity: in this fit the steps {self.steps} are {steps}, "
+                "which is not in ascending order. Count all of them in the same way."
+            )
+        resolved = copy.copy(self)
+        object.__setattr__(resolved, "steps", steps)
+        return resolved
+
+    def sparsity(self, step: int) -> float:
+        """Returns the sparsity at `step`; 0 before the first one."""
+        place = bisect.bisect_right(self.steps, step) - 1
+        if place < 0:
+            return 0.0
+        low = self.sparsities[place]
+        if not self.linear or place + 1 == len(self.steps):
+            return low
+        begin, end = self.steps[place : place + 2]
+        high = self.sparsities[place + 1]
+        return min(high, low + (high - low) * (step - begin) / (end - begin))
+
+    def last_update(self, step: int) -> int | None:
+        """Returns the last step up to `step` at which an update is due."""
+        regular = super().last_update(step)
+        if regular is None:
+            return None
+        named = self.steps[bisect.bisect_right(self.steps, step) - 1]
+        return max(regular, named) if self.linear else named
+
+
+@keras.saving.register_keras_serializable("kprune")
+@dataclasses.dataclass(frozen=True)
+class SparsityFunction(Schedule):
+    """Asks a function of yours for the sparsity at each update.
+
+    A function given as `schedule=` becomes one. Where its sparsity falls, the masks
+    stay: pruned weights stay pruned.
+
+    Args:
+        function: From the step, `optimizer.iterations`, to a sparsity in [0, 1). To
+            save it with a model, decorate it with
+            `@keras.saving.register_keras_serializable(...)`; a lambda cannot be saved.
+        begin_step: Step of the first update; an `int`, `Epochs` or `FitFraction`.
+        end_step: Step of the last update; by default the end of the fit.
+        frequency: Steps between updates, as for `PolynomialDecay`.
+
+    Raises:
+        ValueError: If the end lies before the begin; when asked, if the function
+            returns no sparsity; when saved, if it is not registered.
+        TypeError: If a value is of another type.
+
+    Example:
+        >>> schedule = SparsityFunction(lambda step: 0.1 * (step // 10), 0, end_step=50)
+        >>> schedule.sparsity(25), schedule.final_sparsity
+        (0.2, 0.5)
+    """
+
+    function: Callable[[int], float]
+    begin_step: Moment = 0
+    end_step: Moment = dataclasses.field(default_factory=lambda: FitFraction(1.0))
+    frequency: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, type) or not callable(self.function):
+            raise TypeError(
+                "SparsityFunction: `function` must be a function from a step to a "
+                f"sparsity. Received {self.function!r}."
+            )
+        _check_moments(self, "SparsityFunction")
+
+    @property
+    def final_sparsity(self) -> float | None:  # type: ignore[override]
+        """The sparsity at the end; `None` until that is a plain step."""
+        return self.sparsity(self.end_step) if self.is_resolved else None
+
+    def sparsity(self, step: int) -> float:
+        """Returns the function's value; 0 before `begin_step`."""
+        if step < self.begin_step:
+            return 0.0
+        value = self.function(min(step, self.end_step))
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The schedule's function {self._name} must return a number, the "
+                f"fraction of zeros. For step {step} it returned {value!r}."
+            ) from error
+        check_fraction(f"sparsity({step})", number, f"function {self._name}")
+        return number
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the fields as values that JSON can hold.
+
+        Raises:
+            ValueError: If the function is not registered with Keras.
+        """
+        function = self.function
+        if not hasattr(function, "get_config"):
+            name = keras.saving.get_registered_name(function)
+            if keras.saving.get_registered_object(name) is not function:
+                raise ValueError(
+                    f"The schedule's function {self._name} cannot be saved. Give it a "
+                    "name and decorate it with "
+                    '@keras.saving.register_keras_serializable("my_package").'
+                )
+        return super().get_config()
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
 def _check_number(name: str, value: Any, owner: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
@@ -312,28 +690,49 @@ def _check_moment(name: str, value: Any, owner: str) -> None:
 
 
 def _check_moments(schedule: Schedule, owner: str) -> None:
-    begin, end, every = schedule.begin_step, schedule.end_step, schedule.frequency
+    begin, end = schedule.begin_step, schedule.end_step
     _check_moment("begin_step", begin, owner)
     _check_moment("end_step", end, owner)
-    if type(begin) is type(end):
-        if isinstance(begin, int):
-            late = begin > end
-        elif isinstance(begin, Epochs):
-            late = begin.epochs > end.epochs
-        else:
-            late = begin.fraction > end.fraction
-        if late:
-            raise ValueError(
-                f"{owner}: the end must not lie before the begin. Received "
-                f"begin_step={begin!r}, end_step={end!r}."
-            )
-    if every is not None:
-        if isinstance(every, bool) or not isinstance(every, int):
-            raise TypeError(
-                f"{owner}: `frequency` must be an int, the steps between updates. "
-                f"Received {every!r} of type {type(every).__name__}."
-            )
-        if every < 1:
-            raise ValueError(
-                f"{owner}: `frequency` must be at least 1. Received {every}."
-            )
+    if _is_late(begin, end):
+        raise ValueError(
+            f"{owner}: the end must not lie before the begin. Received "
+            f"begin_step={begin!r}, end_step={end!r}."
+        )
+    _check_frequency(schedule.frequency, owner)
+
+
+def _is_late(begin: Moment, end: Moment) -> bool:
+    """Returns whether the begin is known to lie after the end."""
+    if type(begin) is not type(end):
+        return False  # Only the fit's length tells.
+    if isinstance(begin, int):
+        return begin > end
+    if isinstance(begin, Epochs):
+        return begin.epochs > end.epochs
+    return bool(begin.fraction > end.fraction)
+
+
+def _resolved(moment: Moment, fit: FitLength, earliest: int | None) -> int:
+    if isinstance(moment, int):
+        return moment
+    step = moment.resolve(fit)
+    return step if earliest is None else max(step, earliest)
+
+
+def _check_frequency(every: Any, owner: str) -> None:
+    if every is None:
+        return
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise TypeError(
+            f"{owner}: `frequency` must be an int, the steps between updates. "
+            f"Received {every!r} of type {type(every).__name__}."
+        )
+    if every < 1:
+        raise ValueError(f"{owner}: `frequency` must be at least 1. Received {every}.")
+
+
+def _check_power(schedule: Any) -> None:
+    owner = type(schedule).__name__
+    _check_number("power", schedule.power, owner)
+    if schedule.power <= 0:
+        raise ValueError(f"{owner}: `power` must be positive. Received 0.")

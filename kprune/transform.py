@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.config import check_fraction
+from kprune.config import check_fraction, get
+from kprune.granularity import Granularity
 from kprune.layers import (
     Pruned,
     constrain,
@@ -22,6 +23,7 @@ from kprune.layers import (
     pruned_layers,
     values,
 )
+from kprune.naming import nearest
 from kprune.plan import Plan, Rule, Site, default_schedule, resolve
 from kprune.prunable import candidates
 from kprune.rebuild import Changes, copy_values, from_config, has_graph, rebuild
@@ -46,11 +48,11 @@ def prune(
         model_or_layer: A built Sequential or Functional model, nested ones included,
             or a layer, built or not.
         sparsity: Fraction of zeros to reach over all wrapped weights together, in
-            [0, 1), on the default schedule.
-        schedule: A `Schedule`, instead of `sparsity`.
+            [0, 1), on the default schedule. `granularity=kprune.NofM(2, 4)` needs none.
+        schedule: A `Schedule` or a function of the step, instead of `sparsity`.
         plan: A `Plan`, instead of all other arguments.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`.
+            `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
 
     Returns:
         A new model with `Pruned` wrappers, which bear the names of the layers that
@@ -210,17 +212,19 @@ def make_plan(
         ValueError: If they contradict each other, or none says how far to prune.
         TypeError: If one is unknown or of the wrong type.
     """
-    known = {"criterion", "granularity", "allocation", "only", "skip"}
-    unknown = sorted(set(rule) - known - {"prune_depthwise"})
+    known = {field.name for field in dataclasses.fields(Rule)} | {"sparsity", "plan"}
+    unknown = sorted(set(rule) - known)
     if "data" in unknown:
         raise TypeError(
             f"{owner}: data for the criterion is given to the callback that updates "
             "masks: kprune.PruningCallback(data=...)."
         )
     if unknown:
+        near = nearest(unknown[0], known)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise TypeError(
-            f"{owner}: unknown argument {unknown[0]!r}. Known are sparsity, schedule, "
-            f"plan, prune_depthwise, {', '.join(sorted(known))}."
+            f"{owner}: unknown argument {unknown[0]!r}.{hint} Known are "
+            f"{', '.join(sorted(known))}."
         )
     if plan is not None:
         if not isinstance(plan, Plan):
@@ -233,6 +237,9 @@ def make_plan(
                 f"{owner}: `plan` says everything; give no other argument beside it."
             )
         return plan
+    granularity = get(Granularity, rule.get("granularity", "element"))
+    if sparsity is None and schedule is None:
+        sparsity = granularity.fixed_sparsity
     if (sparsity is None) == (schedule is None):
         raise ValueError(
             f"{owner}: give either `sparsity`, for the default schedule, or "
@@ -266,8 +273,10 @@ def _wrap(
             f"prune: layer {layer.name!r} falls under several rules of the plan, and a "
             "wrapper takes one. Use kprune.PruningCallback(plan=...)."
         )
-    rule = dataclasses.replace(rule, only=None, skip=None)
-    every = resolve(Plan((rule,)), layer).sites
+    rule = dataclasses.replace(
+        rule, only=None, skip=None, skip_first=False, skip_last=False
+    )
+    every = resolve(Plan((rule,)), layer, whole=False).sites
     # Names of inner layers may be numbered anew in a copy: none where none is needed.
     some = len(sites) < len(every)
     return Pruned(copy, rule, [site.name_in(layer) for site in sites] if some else None)

@@ -208,19 +208,38 @@ def test_a_model_without_a_graph_is_refused(data):
         fit(compiled(Subclassed()), data, channel_pruning())
 
 
-def test_two_rules_for_slices_of_one_weight_are_refused(data):
+def test_rules_for_channels_and_for_single_weights_hold_one_mask_where_they_meet(data):
     plan = kprune.Plan(
         (
             kprune.Rule(0.5, granularity="channel", only=L.Conv2D),
-            kprune.Rule(0.5, only=L.Dense),
+            kprune.Rule(0.9, only=L.Dense),
         )
     )
     model = residual()
-    before = [w.numpy() for w in model.weights]
-    with pytest.raises(ValueError, match="'head/kernel' falls under two rules"):
+    report = fit(model, data, kprune.PruningCallback(plan=plan)).report
+    assert len({record.path for record in report.weights}) == len(report.weights)
+    assert report.channel_sparsity == 0.5
+    head = model.get_layer("head").kernel.numpy()
+    assert np.sum(head == 0) >= round(0.9 * head.size)
+    # Four filters are gone, and so is what reads them, at all sixteen places.
+    assert np.sum((head.reshape(16, 8, 3) == 0).all(axis=(0, 2))) >= 4
+    small = kprune.shrink(model)
+    assert small.get_layer("head").kernel.shape == (64, 3)
+
+
+def test_convolutions_by_channel_and_dense_layers_by_n_of_m(data):
+    plan = kprune.Plan(
+        (
+            kprune.Rule(0.5, granularity="channel", only=L.Conv2D),
+            kprune.Rule(granularity=kprune.NofM(2, 4), only=L.Dense),
+        )
+    )
+    model = residual()
+    with pytest.warns(kprune.PruningWarning, match="'head/kernel' is pruned by NofM"):
         fit(model, data, kprune.PruningCallback(plan=plan))
-    for old, new in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(old, new)
+    head = model.get_layer("head").kernel.numpy()
+    assert np.count_nonzero(head.reshape(32, 4, 3), axis=1).max() <= 2
+    assert np.sum((head.reshape(16, 8, 3) == 0).all(axis=(0, 2))) == 4
 
 
 def test_rules_for_channels_and_for_single_weights_stand_side_by_side(data):

@@ -5,6 +5,7 @@ import json
 
 import keras
 import pytest
+import settings
 
 import kprune
 from kprune.allocation import Allocation
@@ -14,19 +15,20 @@ from kprune.granularity import Granularity
 from kprune.schedules import Schedule
 
 EXAMPLES = [
-    kprune.PolynomialDecay(0.1, 0.8, 3, 7, power=2.0, frequency=5),
+    *(example for examples in settings.ALL.values() for example in examples),
     kprune.PolynomialDecay(0.0, 0.8, kprune.Epochs(1.5), kprune.FitFraction(0.5)),
     kprune.ConstantSparsity(0.5, begin_step=kprune.Epochs(2)),
+    kprune.PiecewiseSparsity([0, kprune.Epochs(2)], [0.5, 0.8], linear=True),
     kprune.Epochs(3),
     kprune.FitFraction(0.25),
-    kprune.Magnitude(),
-    kprune.Element(),
+    kprune.Block([1, None], pooling="max"),
     kprune.Channel(multiple=8, min_channels=2, by_stage=True, head_dimensions=True),
     kprune.Budget(macs=0.5),
-    kprune.Uniform(),
     kprune.Global(min_density=0.02),
-    kprune.Lamp(max_sample=1000),
+    kprune.Lamp(max_sample=1000, min_density=0.1),
     kprune.Rule(0.5, only=["conv*", "dense"], skip="head", prune_depthwise=True),
+    kprune.Rule(granularity=kprune.NofM(2, 4), skip_first=True, skip_last=True),
+    kprune.Rule(settings.halves, allocation={"conv*": 0.5, "head": 0}),
     kprune.Plan((kprune.Rule(0.5, only="a", allocation="uniform"), kprune.Rule(0.9))),
 ]
 
@@ -59,6 +61,8 @@ def test_settings_are_frozen_and_compare_by_value(example):
         (Criterion, "Magnitude", kprune.Magnitude()),
         (Granularity, "element", kprune.Element()),
         (Granularity, "channel", kprune.Channel()),
+        (Granularity, "kernel", kprune.Kernel()),
+        (Allocation, "erk", kprune.Erk()),
         (Allocation, "global", kprune.Global()),
         (Allocation, "lamp", kprune.Lamp()),
         (Allocation, "uniform", kprune.Uniform()),
@@ -75,7 +79,8 @@ def test_get_takes_instances_and_configurations():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'magnitud'.*\['magnitude'"):
+    match = r"'magnitud'\. Did you mean 'magnitude'\?.*\['magnitude'"
+    with pytest.raises(ValueError, match=match):
         get(Criterion, "magnitud")
 
 

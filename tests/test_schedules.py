@@ -1,8 +1,22 @@
+import keras
+import numpy as np
 import pytest
+import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kprune import ConstantSparsity, Epochs, FitFraction, PolynomialDecay
+import kprune
+from kprune import (
+    ConstantSparsity,
+    CosineRamp,
+    CyclicRamp,
+    Epochs,
+    ExponentialRamp,
+    FitFraction,
+    PiecewiseSparsity,
+    PolynomialDecay,
+    SparsityFunction,
+)
 from kprune.schedules import FitLength
 
 
@@ -141,3 +155,170 @@ def test_moments_are_checked():
         Epochs(-1)
     with pytest.raises(TypeError, match="number"):
         Epochs("two")
+
+
+# --- Other ramps ----------------------------------------------------------------------
+
+
+def values(schedule, *steps):
+    return [round(schedule.sparsity(step), 4) for step in steps]
+
+
+def test_cosine_by_hand():
+    schedule = CosineRamp(0.2, 0.8, 10, 20)
+    assert values(schedule, 9, 10, 15, 20, 99) == [0.0, 0.2, 0.5, 0.8, 0.8]
+    assert schedule.sparsity(12) - 0.2 == pytest.approx(0.8 - schedule.sparsity(18))
+
+
+def test_exponential_takes_the_same_share_of_what_is_left():
+    schedule = ExponentialRamp(0.0, 0.9, 0, 4)
+    kept = [1 - schedule.sparsity(step) for step in range(5)]
+    assert [b / a for a, b in zip(kept, kept[1:], strict=False)] == pytest.approx(
+        [0.1**0.25] * 4
+    )
+
+
+def test_cycles_rise_and_rest():
+    # Two rounds of 20 steps, the second without its rest: 0, 10, 20 and 30.
+    schedule = CyclicRamp(0.0, 0.8, 0, 30, rounds=2, recovery=0.5, power=3)
+    assert values(schedule, 0, 10, 15, 20, 30) == [0.0, 0.7, 0.7, 0.7, 0.8]
+    assert values(schedule, 5) == [round(0.7 * (1 - 0.5**3), 4)]
+
+
+def test_one_cycle_without_rest_is_the_polynomial():
+    cycle = CyclicRamp(0.1, 0.8, 3, 50, rounds=1, recovery=0.0)
+    ramp = PolynomialDecay(0.1, 0.8, 3, 50)
+    for step in range(60):
+        assert cycle.sparsity(step) == pytest.approx(ramp.sparsity(step))
+
+
+@given(
+    kind=st.sampled_from([CosineRamp, ExponentialRamp, CyclicRamp]),
+    begin=st.integers(0, 50),
+    length=st.integers(0, 300),
+    initial=st.floats(0, 0.98),
+    rise=st.floats(0, 1),
+    extra=st.fixed_dictionaries(
+        {
+            "rounds": st.integers(1, 6),
+            "recovery": st.floats(0, 0.9),
+            "power": st.floats(0.2, 5),
+        }
+    ),
+)
+def test_ramps_never_fall(kind, begin, length, initial, rise, extra):
+    final = initial + (0.99 - initial) * rise
+    more = extra if kind is CyclicRamp else {}
+    schedule = kind(initial, final, begin, begin + length, **more)
+    seen = [schedule.sparsity(step) for step in range(begin + length + 2)]
+    assert all(b >= a - 1e-12 for a, b in zip(seen, seen[1:], strict=False))
+    assert seen[-1] == final
+    assert all(0 <= sparsity < 1 for sparsity in seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (dict(rounds=0), ValueError, "at least 1"),
+        (dict(rounds=1.5), TypeError, "`rounds`"),
+        (dict(recovery=1.0), ValueError, "recovery"),
+        (dict(power=0), ValueError, "positive"),
+    ],
+)
+def test_cycles_refuse(arguments, error, match):
+    with pytest.raises(error, match=match):
+        CyclicRamp(0.0, 0.8, 0, 100, **arguments)
+
+
+# --- Piecewise ------------------------------------------------------------------------
+
+
+def test_steps_are_updates_and_nothing_else_is():
+    schedule = PiecewiseSparsity((3, 10, 30), (0.2, 0.5, 0.8))
+    assert [s for s in range(50) if schedule.due(s - 1, s)] == [3, 10, 30]
+    assert values(schedule, 2, 3, 9, 10, 30, 99) == [0.0, 0.2, 0.2, 0.5, 0.8, 0.8]
+
+
+def test_lines_are_updated_on_the_way_and_at_the_steps():
+    schedule = PiecewiseSparsity((0, 10, 30), (0.2, 0.5, 0.8), linear=True, frequency=4)
+    assert values(schedule, 0, 5, 10, 20, 30) == [0.2, 0.35, 0.5, 0.65, 0.8]
+    due = [s for s in range(50) if schedule.due(s - 1, s)]
+    assert due == [0, 4, 8, 10, 12, 16, 20, 24, 28, 30]
+
+
+def test_steps_may_be_moments():
+    fit = FitLength(first_batch=0, batches_per_epoch=10, epochs=4)
+    schedule = PiecewiseSparsity((0, Epochs(2), FitFraction(0.75)), (0.2, 0.5, 0.8))
+    assert not schedule.is_resolved
+    assert schedule.resolve(fit).steps == (0, 20, 30)
+    with pytest.raises(ValueError, match="not in ascending order"):
+        PiecewiseSparsity((Epochs(3), FitFraction(0.5)), (0.2, 0.5)).resolve(fit)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sparsities", "error", "match"),
+    [
+        ((0, 1), (0.5,), ValueError, "2 steps and 1 sparsities"),
+        ((), (), TypeError, "sequence"),
+        (5, (0.5,), TypeError, "sequence"),
+        ((0, 1), (0.5, 0.4), ValueError, "must not fall"),
+        ((5, 1), (0.4, 0.5), ValueError, "1 after 5"),
+        ((-1, 1), (0.4, 0.5), ValueError, "negative"),
+        ((0, 1), (0.4, 80), ValueError, r"Did you mean 0\.8"),
+    ],
+)
+def test_piecewise_refuses(steps, sparsities, error, match):
+    with pytest.raises(error, match=match):
+        PiecewiseSparsity(steps, sparsities)
+
+
+# --- Functions ------------------------------------------------------------------------
+
+
+def test_a_function_becomes_a_schedule_to_the_end_of_the_fit():
+    rule = kprune.Rule(lambda step: 0.5)
+    assert isinstance(rule.schedule, SparsityFunction)
+    assert rule.schedule.final_sparsity is None
+    schedule = rule.schedule.resolve(FitLength(0, batches_per_epoch=10, epochs=3))
+    assert (schedule.begin_step, schedule.end_step) == (0, 30)
+    assert schedule.final_sparsity == 0.5
+
+
+def test_a_function_is_not_asked_after_its_end():
+    schedule = SparsityFunction(lambda step: step / 100, 10, 50)
+    assert values(schedule, 9, 10, 20, 50, 70) == [0.0, 0.1, 0.2, 0.5, 0.5]
+
+
+def test_numbers_of_any_kind_are_taken():
+    schedule = SparsityFunction(lambda step: np.float32(0.5), 0, 5)
+    assert schedule.sparsity(1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        (90, ValueError, r"function <lambda>: `sparsity\(1\)`.* mean 0\.9"),
+        (-0.1, ValueError, "function <lambda>"),
+        (None, TypeError, "For step 1 it returned None"),
+        ("much", TypeError, "returned 'much'"),
+    ],
+)
+def test_what_a_function_returns_is_checked(value, error, match):
+    schedule = SparsityFunction(lambda step: value, 0, 5)
+    with pytest.raises(error, match=match):
+        schedule.sparsity(1)
+
+
+def test_a_function_must_be_one():
+    with pytest.raises(TypeError, match="must be a function"):
+        SparsityFunction(0.5)
+    with pytest.raises(TypeError, match="must be a Schedule"):
+        kprune.Rule(ConstantSparsity)
+
+
+def test_functions_that_are_not_registered_are_not_saved():
+    with pytest.raises(ValueError, match="<lambda> cannot be saved"):
+        SparsityFunction(lambda step: 0.5).get_config()
+    schedule = SparsityFunction(settings.halves, 0, 9)
+    text = keras.saving.serialize_keras_object(schedule)
+    assert keras.saving.deserialize_keras_object(text) == schedule

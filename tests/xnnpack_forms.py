@@ -43,6 +43,10 @@ def head(x):
     return L.Dense(5)(L.GlobalAveragePooling2D()(x))
 
 
+def convolution_head(x):
+    return L.Flatten()(L.Conv2D(5, 1)(L.GlobalAveragePooling2D(keepdims=True)(x)))
+
+
 def net(middle=lambda x: x, end=head, size=32, channels=3, first=stem, **kwargs):
     inputs = L.Input((size, size, channels), name="image")
     x = first(inputs, activation=kwargs.get("activation", "relu"))
@@ -202,11 +206,7 @@ FORMS = {
     "3x3 between": (chain(L.Conv2D(32, 3, padding="same")), WRONG),
     "padding before 1x1": (chain(L.ZeroPadding2D(1)), WRONG),
     "convolution as head": (
-        end(
-            lambda x: L.Flatten()(
-                L.Conv2D(5, 1)(L.GlobalAveragePooling2D(keepdims=True)(x))
-            )
-        ),
+        end(convolution_head),
         WRONG,
     ),
     "mean over channels": (

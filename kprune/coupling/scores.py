@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kprune.allocation import Allocation
+from kprune.allocation import Allocation, Facts
 from kprune.coupling.builder import MAKES
 from kprune.coupling.groups import Coupling, Group
 from kprune.criteria import Criterion
@@ -60,7 +60,7 @@ def unit_scores(
         slot
         for slot in coupling.slots
         if slot.scored
-        and criterion.counts(slot.layer, slot.role)
+        and criterion.counts(slot.layer, len(slot.variable.shape), slot.role)
         and (group_of[coupling.units(slot)] >= 0).any()
     ]
     variables = list({id(slot.variable): slot.variable for slot in its}.values())
@@ -118,6 +118,7 @@ def choose(
     sparsity: float,
     allocation: Allocation,
     granularity: Channel,
+    final: float | None = None,
 ) -> np.ndarray:
     """Returns per unit whether it is removed.
 
@@ -128,6 +129,7 @@ def choose(
         sparsity: Share of the units, in [0, 1).
         allocation: How it is spread over the groups.
         granularity: Multiples, floors, and whether stages are ranked apart.
+        final: The sparsity at the schedule's end; `sparsity` by default.
 
     Returns:
         Boolean array of the number of units. Each group keeps at least one.
@@ -140,12 +142,25 @@ def choose(
         )
     for members in stages.values():
         unit_scores = [scores[group.units] for group in members]
-        counts = allocation.num_pruned(unit_scores, sparsity)
+        facts = [facts_of(coupling, group) for group in members]
+        counts = allocation.num_pruned(unit_scores, sparsity, facts, final)
         for group, its, count in zip(members, unit_scores, counts, strict=True):
             left = allowed_size(coupling, group, group.size - count, granularity)
             order = np.argsort(its, kind="stable")
             removed[group.units[order[: group.size - left]]] = True
     return removed
+
+
+def facts_of(coupling: Coupling, group: Group) -> Facts:
+    """Returns what an allocation may know of a group: the names of its makers."""
+    slots = [coupling.slots[index] for index in group.slots]
+    names = [
+        name
+        for slot in slots
+        if slot.role == MAKES
+        for name in (slot.variable.path, slot.layer.name, slot.layer.path)
+    ]
+    return Facts((group.name, *names))
 
 
 def allowed_size(

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from kprune.export import labels as labelling
-from kprune.export import limits, notes, sparse, tflite, vela
+from kprune.export import limits, notes, options, sparse, tflite, vela
 from kprune.export.baseline import TOO_LARGE, without_zeros
 from kprune.export.capacity import check_fits, fits
 from kprune.export.choosing import Device, choose, limited
@@ -25,20 +25,20 @@ from kprune.export.convert import check_backend, convert
 from kprune.export.cost import count_macs
 from kprune.export.csource import check_free, render
 from kprune.export.ends import described, of_file
-from kprune.export.files import check_path, read_tflite, write_together
+from kprune.export.files import check_path, write_together
 from kprune.export.firmware import Memory, describe
 from kprune.export.flash import Encoded, arena_of, encode_and_prove
 from kprune.export.interface import Interface, of_model
 from kprune.export.labels import Labels
 from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
-from kprune.export.litert import Session, check_survived, times
+from kprune.export.litert import Session, times
 from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
 from kprune.export.samples import Samples, collect, first_batch, random_samples
 from kprune.export.slim import slim as slimmed
-from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
+from kprune.export.targets import UNPACKED, Target
 from kprune.export.tflm import (
     RUN_SECONDS,
     MicroRun,
@@ -151,14 +151,14 @@ def export(
             limit. Nothing is written then.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(_not_a_model("model", model))
+        raise TypeError(options.not_a_model("model", model))
     file = check_path(path)
     chosen, quantization = choose(target, quantization)
     chosen = limited(chosen, flash, arena)
-    _check_options(quantization, representative_data, num_samples, tolerance)
-    _check_encoding(encode, decoding_bytes, chosen, quantization)
+    options.check(quantization, representative_data, num_samples, tolerance)
+    options.check_encoding(encode, decoding_bytes, chosen, quantization)
     check_seconds("run_seconds", run_seconds)
-    label_names = _read_labels(labels, chosen, c_source)
+    label_names = options.read_labels(labels, chosen, c_source)
     micro, npu = chosen.micro, chosen.npu
     if npu is not None:
         vela.check_installed(chosen)
@@ -172,7 +172,7 @@ def export(
         check_fits(dense, "none", (), "dense")
         dense, _ = without_loops(dense, "none", chosen)
     elif dense is not None:
-        dense = _read_dense(dense, benchmark)
+        dense = options.read_dense(dense, benchmark)
 
     computing = in_float32(model)
     straight, unrolled = without_loops(computing, quantization, chosen)
@@ -292,99 +292,6 @@ def export(
     return report
 
 
-def _not_a_model(argument: str, value: Any) -> str:
-    module = type(value).__module__
-    hint = (
-        " Models of tf_keras (Keras 2) must be rebuilt in Keras 3."
-        if module.startswith("tf_keras")
-        else ""
-    )
-    return (
-        f"`{argument}` must be a Keras 3 model. "
-        f"Received: {type(value).__name__} of {module}.{hint}"
-    )
-
-
-def _check_options(
-    quantization: str, data: Any, num_samples: int, tolerance: float | None
-) -> None:
-    if data is None and quantization in NEEDS_DATA:
-        raise ValueError(
-            f"quantization={quantization!r} needs `representative_data`: some hundred "
-            "inputs as the device will see them, for instance "
-            "representative_data=x_train[:200]. Only quantization='none', 'float16' "
-            "and 'dynamic' do without."
-        )
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(
-            f"`num_samples` must be an integer of at least 1. Received: {num_samples}."
-        )
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(
-            "`tolerance` must be a positive relative difference, such as 0.1. "
-            f"Received: {tolerance}."
-        )
-
-
-def _check_encoding(
-    encode: bool | None, decoding_bytes: int | None, target: Target, quantization: str
-) -> None:
-    if encode and not target.encoding:
-        why = (
-            f"For {target.name}, Vela encodes the weights, in another form"
-            if target.npu is not None
-            else f"{target.name!r} may be any runtime, and few can read it"
-        )
-        raise ValueError(
-            "encode=True is for target='microcontroller' and target='android'. "
-            f"{why}: leave it out."
-        )
-    if encode and target.encoding == UNPACKED:
-        if quantization not in sparse.QUANTIZATIONS:
-            raise ValueError(
-                f"encode=True for {target.name!r} needs a quantization of "
-                f"{sparse.QUANTIZATIONS}. Received: {quantization!r}, of which "
-                f"{target.runtime} refuses sparsely stored weights, or they are "
-                "larger: leave it out."
-            )
-    if decoding_bytes is not None and target.encoding != DECODED:
-        raise ValueError(
-            "`decoding_bytes` is for target='microcontroller', which decodes weights "
-            "while it runs: leave it out."
-        )
-    if decoding_bytes is None:
-        return
-    if not encode:
-        raise ValueError("`decoding_bytes` says what encode=True may take: give both.")
-    whole = isinstance(decoding_bytes, int) and not isinstance(decoding_bytes, bool)
-    if not whole or decoding_bytes < 1:
-        raise ValueError(
-            "`decoding_bytes` must be an integer of at least 1, such as 16384. "
-            f"Received: {decoding_bytes!r}."
-        )
-
-
-def _read_labels(labels: Any, target: Target, c_source: bool) -> tuple[str, ...] | None:
-    if labels is None:
-        return None
-    if target.micro and not c_source:
-        raise ValueError(
-            f"For target={target.name!r} `labels` stand in the header, not in the "
-            "file, where they would take flash that nothing reads. Leave out "
-            "c_source=False, or `labels`."
-        )
-    return labelling.read(labels)
-
-
-def _read_dense(dense: Any, benchmark: bool) -> bytes:
-    if not isinstance(dense, (str, os.PathLike)):
-        raise TypeError(_not_a_model("dense", dense) + " Or a path of a .tflite file.")
-    data = read_tflite("dense", dense)
-    if benchmark:  # Only then it is run.
-        check_survived("dense", dense, data)
-    return data
-
-
 def _interface_and_samples(
     model: keras.Model, data: Any, num_samples: int
 ) -> tuple[Interface, Samples]:
@@ -459,7 +366,8 @@ def _latency(
             summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
         )
     row = next(samples.rows())
-    baselines = {FILLED: Session(without_zeros(data), session.ends)}
+    filled = without_zeros(data)
+    baselines = {FILLED: Session(filled, of_file(filled, interface))}
     if dense_from != TOO_LARGE and _same_interface(dense_data, data):
         baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
     found = times([*baselines.values(), session], row)

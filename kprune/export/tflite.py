@@ -72,6 +72,10 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype | None:
         """NumPy's name of the type; `None` for those that it lacks."""
+        if self.type == "BFLOAT16":
+            import ml_dtypes  # Keras itself needs it.
+
+            return np.dtype(ml_dtypes.bfloat16)
         return np.dtype(_DTYPES[self.type]) if self.type in _DTYPES else None
 
     @property

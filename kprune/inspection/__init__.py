@@ -15,8 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.axes import Axes
 from kprune.inspection import patterns
 from kprune.model_file import load_model
+from kprune.prunable import candidates
 from kprune.report import FileSize, table
 
 _LABELS_SHOWN = 5
@@ -194,12 +196,7 @@ def _inspect_model(model: keras.Model) -> Inspection:
             "data, or give it a keras.Input first."
         )
     weights, parameters, nonzero = [], 0, 0
-    depthwise = {
-        id(variable)
-        for layer in model._flatten_layers()
-        if (variable := getattr(layer, "depthwise_kernel", None)) is not None
-        or (variable := _depthwise_kernel(layer)) is not None
-    }
+    axes = {id(item.variable): item.axes for item in candidates(model)}
     for variable in model.weights:
         # Masks are boolean, and the state of random generators is integer.
         if "float" not in variable.dtype and "int8" not in variable.dtype:
@@ -215,7 +212,7 @@ def _inspect_model(model: keras.Model) -> Inspection:
                 tuple(zeros.shape),
                 variable.dtype,
                 int(zeros.sum()),
-                patterns.describe(_outputs_first(zeros, id(variable) in depthwise)),
+                patterns.describe(_arranged(zeros, axes.get(id(variable)))),
             )
         )
     counts: dict[str, int] = {}
@@ -242,18 +239,9 @@ def _inspect_model(model: keras.Model) -> Inspection:
     )
 
 
-def _depthwise_kernel(layer: keras.layers.Layer) -> keras.Variable | None:
-    depthwise = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-    return layer.kernel if isinstance(layer, depthwise) and layer.built else None
-
-
-def _outputs_first(zeros: np.ndarray, depthwise: bool) -> np.ndarray:
-    """Returns a Keras kernel's zeros with outputs first and inputs last."""
-    if depthwise:
-        # (height, width, channels, multiplier): each channel is its own output, and
-        # what is left along the last axis is its window.
-        return zeros.reshape(-1, math.prod(zeros.shape[-2:])).T
-    return np.moveaxis(zeros, -1, 0)
+def _arranged(zeros: np.ndarray, axes: Axes | None) -> np.ndarray:
+    """Returns a Keras weight's zeros with outputs first and inputs last."""
+    return np.moveaxis(zeros, -1, 0) if axes is None else axes.arranged(zeros)
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:

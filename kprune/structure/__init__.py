@@ -75,7 +75,8 @@ def shrink(
             batches of these, and its first eight batches are looked at.
         prove: Whether masked and smaller model are run and compared.
         **rule: Arguments of `Rule`: `criterion`, `granularity` (a `Channel`),
-            `allocation` (`"uniform"` by default), `only`, `skip`.
+            `allocation` (`"uniform"` by default), `only`, `skip`, `skip_first`,
+            `skip_last`.
 
     Returns:
         An ordinary Keras model with the layers' names, compiled as the given one is,
@@ -196,7 +197,7 @@ def _decide(
     notes: tuple[str, ...] = ()
     removed = coupling.nothing()
     if budget is None and sparsity is None and blocks is None:
-        if rule.keys() - {"only", "skip"}:
+        if rule.keys() - {"only", "skip", "skip_first", "skip_last"}:
             raise ValueError(
                 f"{owner}: {sorted(rule)[0]!r} says how channels are chosen; say how "
                 "many, too: sparsity=... or budget=..."
@@ -231,6 +232,7 @@ def _decide(
 
 def _rule(owner: str, rule: dict[str, Any], budget: Budget | None) -> Rule:
     known = {"criterion", "granularity", "allocation", "only", "skip"}
+    known |= {"skip_first", "skip_last"}
     unknown = sorted(set(rule) - known)
     if unknown:
         raise TypeError(

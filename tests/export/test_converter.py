@@ -149,8 +149,13 @@ def test_lack_of_memory_is_told(monkeypatch):
 def test_an_interrupted_conversion_leaves_no_process_behind(monkeypatch):
     number = stopped()
     meanwhile(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        nets.converted(nets.cnn(), "none")
+    # In the background of a shell, Ctrl-C is ignored.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            nets.converted(nets.cnn(), "none")
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert gone(number)
 
 

@@ -40,6 +40,16 @@ def test_zeros_take_no_place_where_the_phone_skips_them(tmp_path, quantization):
     assert "XNNPACK would skip them" in note and "encode=True" in note
 
 
+def test_the_sparse_file_is_timed_beside_dense_ones(tmp_path):
+    model = xnnpack_forms.build("base")
+    report = exported(model, tmp_path / "m.tflite", benchmark=True)
+    assert "DENSIFY" in report.operators
+    assert [item.baseline for item in report.latency] == [
+        "this file with its zeros filled",
+        "dense float32",
+    ]
+
+
 def test_the_sparse_file_is_what_was_compared_and_computes_what_keras_does(tmp_path):
     model = xnnpack_forms.build("residual")
     path = tmp_path / "m.tflite"

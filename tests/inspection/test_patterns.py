@@ -37,11 +37,21 @@ BLOCKS = rows(*["xxxx....", "....xxxx", "xxxxxxxx", "xxxx...."] * 2)
 
 
 def test_blocks_along_inputs_and_outputs():
-    assert patterns.in_blocks(BLOCKS, 4, -1)
-    assert patterns.in_blocks(BLOCKS.T, 4, 0)
-    assert not patterns.in_blocks(BLOCKS, 8, -1)
-    assert not patterns.in_blocks(np.roll(BLOCKS, 1, axis=1), 4, -1)
-    assert not patterns.in_blocks(rows(*["xxx...xxx..."] * 8), 4, -1)
+    assert patterns.in_blocks(BLOCKS, (1, 4))
+    assert patterns.in_blocks(BLOCKS.T, (4, 1))
+    assert not patterns.in_blocks(BLOCKS, (1, 8))
+    assert not patterns.in_blocks(np.roll(BLOCKS, 1, axis=1), (1, 4))
+    assert not patterns.in_blocks(rows(*["xxx...xxx..."] * 8), (1, 4))
+
+
+def test_blocks_of_outputs_and_inputs_and_whole_kernels():
+    square = np.repeat(np.repeat(scattered(0.5, (8, 16)), 4, axis=0), 4, axis=1)
+    assert patterns.in_blocks(square, (4, 4)) and patterns.in_blocks(square, (2, 4))
+    assert not patterns.in_blocks(np.roll(square, 1, axis=0), (4, 4))
+    kernels = np.broadcast_to(scattered(0.5, (8, 1, 1, 16)), (8, 3, 3, 16))
+    assert patterns.in_kernels(kernels)
+    assert not patterns.in_kernels(scattered(0.5, (8, 3, 3, 16)))
+    assert not patterns.in_kernels(scattered(0.5, (8, 1, 1, 16)))
 
 
 CHANNELS = scattered(0.0)
@@ -74,6 +84,14 @@ MIXED = CHANNELS | scattered(0.7)
         (np.repeat(scattered(0.5, (32, 16)), 16, axis=1), "blocks of 16 inputs"),
         (np.repeat(scattered(0.5, (16, 64)), 2, axis=0), "blocks of 2 outputs"),
         (np.tile(TWO_OF_FOUR[:, None], (4, 3, 4)), "2:4 along inputs"),
+        (
+            np.repeat(np.repeat(scattered(0.5, (8, 16)), 4, axis=0), 2, axis=1),
+            "blocks of 4 outputs x 2 inputs",
+        ),
+        (
+            np.broadcast_to(scattered(0.5, (8, 1, 1, 16)), (8, 3, 3, 16)),
+            "whole kernels",
+        ),
     ],
 )
 def test_patterns_by_hand(zeros, words):
