@@ -212,7 +212,7 @@ class PruningCallback(keras.callbacks.Callback):
         if any(criterion.needs_data for criterion in criteria):
             batches = read(self._data, self._num_batches, "PruningCallback")
         for group in groups:
-            group.evidence = Evidence(self.model, batches)
+            group.look(Evidence(self.model, batches))
 
     def _check_unknown_length(self, groups: list[Group | ChannelGroup]) -> None:
         for group in groups:

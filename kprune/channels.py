@@ -38,7 +38,7 @@ class ChannelGroup:
         schedule: The rule's schedule, in plain steps once these are known.
         updated_at: The step, by the schedule, of the last update.
         evidence: Where the rule's criterion finds what it needs beside the weights.
-        scores: Those of the last update, or of the question after them before it.
+        scores: Those that were found last.
     """
 
     coupling: Coupling
@@ -102,6 +102,16 @@ class ChannelGroup:
         """Returns the share of zero elements that a sparsity brings at most."""
         # A kernel loses slices along its input and along its output axis.
         return 1 - (1 - sparsity) ** 2
+
+    def look(self, evidence: Evidence) -> None:
+        """Takes what the criterion may look at, and tries it: what is amiss shows now.
+
+        Raises:
+            ValueError: If something that the criterion needs cannot be found.
+            TypeError: If it needs something that is unknown.
+        """
+        self.evidence = evidence
+        self.scores = self._scores()
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.

@@ -82,8 +82,8 @@ class Evidence:
                 )
             if self.model is None:
                 raise ValueError(f"{criterion} needs a model to find {name!r} in.")
-            values = _FINDERS[name](self.model, self.batches, variables)
-            for kwargs, value in zip(found, values, strict=True):
+            facts = _FINDERS[name](self.model, self.batches, variables)
+            for kwargs, value in zip(found, facts, strict=True):
                 kwargs[name] = value
         return found
 
@@ -436,7 +436,7 @@ def _check_flow(
     flow: Sequence[np.ndarray],
 ) -> None:
     carried = [
-        float(np.abs(values(v) * f).sum(dtype=np.float64))
+        float(np.abs(np.multiply(values(v), f, dtype=np.float64)).sum())
         for v, f in zip(variables, flow, strict=True)
     ]
     if not np.isfinite([total, *carried]).all():

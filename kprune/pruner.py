@@ -103,6 +103,18 @@ class Group:
         asked = rule.allocation.asked(sizes, sparsity, self._facts, self._final)
         return sparsity if asked is None else asked
 
+    def look(self, evidence: Evidence) -> None:
+        """Takes what the criterion may look at, and tries it: what is amiss shows now.
+
+        Raises:
+            ValueError: If something that the criterion needs cannot be found.
+            TypeError: If it needs something that is unknown.
+        """
+        self.evidence = evidence
+        if self.rule is not None:
+            variables = [weight.variable for weight in self.weights]
+            evidence.about(self.rule.criterion, variables)
+
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
 
