@@ -82,7 +82,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._plan: Plan | None = None
         if sparsity is not None or schedule is not None or plan is not None or rule:
             self._plan = make_plan("PruningCallback", sparsity, schedule, plan, rule)
-            criteria = [rule.criterion for rule in self._plan.rules]
+            criteria = [each.criterion for each in self._plan.rules]
             check_data(criteria, data is not None, "PruningCallback")
         check_num_batches(num_batches, "PruningCallback")
         self._data, self._num_batches = data, num_batches

@@ -82,7 +82,7 @@ def test_get_takes_instances_and_configurations():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    match = r"'magnitud'\. Did you mean 'magnitude'\?.*\['magnitude'"
+    match = r"'magnitud'\. Did you mean 'magnitude'\?.*\['batchnorm.*'magnitude'"
     with pytest.raises(ValueError, match=match):
         get(Criterion, "magnitud")
 
