@@ -7,8 +7,8 @@ Six dense kernels of 4096 x 4096, pruned together: all that kprune does in an up
 the allocations. First update: the weights are dense, and 0.8 are to go, or half of what
 an N:M pattern takes. Later update: they were trained on, and a little more is to go.
 Seconds are CPU time of all threads, which other work on the machine moves least; alone
-on a machine it takes no longer by the clock. Memory is the peak of the process during the
-update less what it had before, over the 4 bytes per weight. Three or four minutes.
+on a machine it takes no longer by the clock. Memory is the peak of the process during
+the update less what it had before, over the 4 bytes per weight. Three or four minutes.
 """
 
 import os
