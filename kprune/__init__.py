@@ -14,7 +14,18 @@ from kprune.allocation import (
 )
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
-from kprune.criteria import Criterion, Magnitude
+from kprune.criteria import (
+    BatchNormScale,
+    Criterion,
+    GeometricMedian,
+    Magnitude,
+    Movement,
+    Random,
+    Snip,
+    SynFlow,
+    Taylor,
+    Wanda,
+)
 from kprune.export import export
 from kprune.export.bench import bench
 from kprune.granularity import (
@@ -50,6 +61,7 @@ from kprune.transform import hold_zeros, prune, release, strip
 __all__ = [
     "Advice",
     "Allocation",
+    "BatchNormScale",
     "BenchReport",
     "Block",
     "Budget",
@@ -64,12 +76,14 @@ __all__ = [
     "Explicit",
     "ExponentialRamp",
     "FitFraction",
+    "GeometricMedian",
     "Global",
     "Granularity",
     "Inspection",
     "Kernel",
     "Lamp",
     "Magnitude",
+    "Movement",
     "NofM",
     "PiecewiseSparsity",
     "Plan",
@@ -79,14 +93,19 @@ __all__ = [
     "PruningCallback",
     "PruningReport",
     "PruningWarning",
+    "Random",
     "Report",
     "Rule",
     "Schedule",
     "ShrinkPlan",
     "ShrinkReport",
+    "Snip",
     "SparsityFunction",
+    "SynFlow",
+    "Taylor",
     "Threshold",
     "Uniform",
+    "Wanda",
     "advise",
     "bench",
     "export",

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from kprune.channels import ChannelGroup
+from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_of
 from kprune.plan import Plan, check_final
@@ -44,7 +45,13 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: A `Schedule` or a function of the step, instead of `sparsity`. Its
             steps are `optimizer.iterations`, which go on from one fit to the next;
             `kprune.Epochs` and `kprune.FitFraction` count in the present fit.
-        plan: A `Plan` of several rules, instead of all other arguments.
+        plan: A `Plan` of several rules, instead of all arguments but `data`.
+        data: What criteria that need gradients or inputs find these on, such as
+            `(x_train, y_train)`, a `tf.data.Dataset` or a `PyDataset`; others do not
+            look at it. Its first batches are read when the fit begins and kept, 32
+            samples each of arrays, which are taken at even distances. A data set that
+            shuffles must not be the one that is trained on: each reading shuffles anew.
+        num_batches: How many batches of it, at least 1.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
             `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
 
@@ -54,8 +61,9 @@ class PruningCallback(keras.callbacks.Callback):
         history: List of `(step, sparsity)`, one pair per update of the masks.
 
     Raises:
-        ValueError: If arguments contradict each other or are out of range; when the
-            fit begins, if the plan matches nothing or cannot be placed in it.
+        ValueError: If arguments contradict each other or are out of range, or a
+            criterion needs data and there is none; when the fit begins, if the plan
+            matches nothing or cannot be placed in it.
         TypeError: If an argument is unknown or of the wrong type.
     """
 
@@ -65,12 +73,18 @@ class PruningCallback(keras.callbacks.Callback):
         *,
         schedule: Any = None,
         plan: Plan | None = None,
+        data: Any = None,
+        num_batches: int = 8,
         **rule: Any,
     ) -> None:
         super().__init__()
         self._plan: Plan | None = None
         if sparsity is not None or schedule is not None or plan is not None or rule:
             self._plan = make_plan("PruningCallback", sparsity, schedule, plan, rule)
+            criteria = [rule.criterion for rule in self._plan.rules]
+            check_data(criteria, data is not None, "PruningCallback")
+        check_num_batches(num_batches, "PruningCallback")
+        self._data, self._num_batches = data, num_batches
         self.history: list[tuple[int, float]] = []
         self._length_known = True
         self._groups: list[Group | ChannelGroup] | None = None
@@ -174,6 +188,7 @@ class PruningCallback(keras.callbacks.Callback):
                 f"the {keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
             )
         groups, skipped = find_groups(self.model, self._plan)
+        self._look(groups)
         batches = self.params.get("steps")
         self._length_known = batches is not None
         if batches is None:
@@ -187,6 +202,16 @@ class PruningCallback(keras.callbacks.Callback):
         self._groups, self._skipped = groups, skipped
         self._attach()
         self._update()
+
+    def _look(self, groups: list[Group | ChannelGroup]) -> None:
+        """Gives the groups what their criteria may look at."""
+        criteria = [group.rule.criterion for group in groups if group.rule]
+        check_data(criteria, self._data is not None, "PruningCallback")
+        batches: tuple[Batch, ...] = ()
+        if any(criterion.needs_data for criterion in criteria):
+            batches = read(self._data, self._num_batches, "PruningCallback")
+        for group in groups:
+            group.look(Evidence(self.model, batches))
 
     def _check_unknown_length(self, groups: list[Group | ChannelGroup]) -> None:
         for group in groups:

@@ -16,6 +16,7 @@ from kprune.coupling.groups import Coupling
 from kprune.coupling.groups import Group as Coupled
 from kprune.coupling.scores import choose, facts_of, unit_scores
 from kprune.coupling.sites import groups_under
+from kprune.evidence import Evidence
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_of, values
 from kprune.plan import Rule
@@ -36,6 +37,8 @@ class ChannelGroup:
         removed: Boolean per unit: whether its channels are held at zero.
         schedule: The rule's schedule, in plain steps once these are known.
         updated_at: The step, by the schedule, of the last update.
+        evidence: Where the rule's criterion finds what it needs beside the weights.
+        scores: Those that were found last.
     """
 
     coupling: Coupling
@@ -45,6 +48,8 @@ class ChannelGroup:
     removed: np.ndarray
     schedule: Schedule | None = None
     updated_at: int | None = None
+    evidence: Evidence = Evidence()
+    scores: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -99,12 +104,24 @@ class ChannelGroup:
     def least_pruned(self, sparsity: float) -> int:
         """Returns how many units are pruned at least once a sparsity is reached."""
         # Multiples and floors make it another number than the sparsity itself says.
-        return int(np.count_nonzero(self._choice(self._scores(), sparsity)))
+        if self.scores is None:
+            self.scores = self._scores()
+        return int(np.count_nonzero(self._choice(self.scores, sparsity)))
 
     def share_of_zeros(self, sparsity: float) -> float:
         """Returns the share of zero elements that a sparsity brings at most."""
         # A kernel loses slices along its input and along its output axis.
         return 1 - (1 - sparsity) ** 2
+
+    def look(self, evidence: Evidence) -> None:
+        """Takes what the criterion may look at, and tries it: what is amiss shows now.
+
+        Raises:
+            ValueError: If something that the criterion needs cannot be found.
+            TypeError: If it needs something that is unknown.
+        """
+        self.evidence = evidence
+        self.scores = self._scores()
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
@@ -114,6 +131,11 @@ class ChannelGroup:
         Returns:
             False if the masks were left as they are because scores are NaN.
         """
+        now = self.num_pruned / self.size
+        targets = self.rule.criterion.targets(now, sparsity)
+        return all(self._update_once(target) for target in targets)
+
+    def _update_once(self, sparsity: float) -> bool:
         scores = self._scores()
         for group in self.coupled:
             if np.isnan(scores[group.units]).any():
@@ -124,6 +146,7 @@ class ChannelGroup:
                     stacklevel=2,
                 )
                 return False
+        self.scores = scores
         self.removed |= self._choice(scores, sparsity)
         masks = self.coupling.masks(self.removed)
         for weight in self.weights:
@@ -143,7 +166,9 @@ class ChannelGroup:
                 self.removed[group.units[dead]] = True
 
     def _scores(self) -> np.ndarray:
-        return unit_scores(self.coupling, self.rule.criterion)
+        return unit_scores(
+            self.coupling, self.rule.criterion, self.coupled, self.evidence
+        )
 
     def _choice(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         granularity: Any = self.rule.granularity

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kprune.allocation import Allocation, Explicit, Facts
+from kprune.allocation import Allocation, Explicit, Facts, Lamp
 from kprune.axes import Axes
 from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion, Magnitude
@@ -50,7 +50,8 @@ class Rule(Config):
             meant for all matched weights together, is spread over them; or a mapping
             from name patterns to sparsities, such as `{"conv*": 0.5}`, see `Explicit`.
             By default what suits the granularity: LAMP for elements and blocks, uniform
-            for N:M and channels.
+            for N:M and channels; and instead of LAMP what suits the criterion, see
+            docs/criteria.md.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -99,7 +100,16 @@ class Rule(Config):
                 f"Received {self.schedule!r} of type {type(self.schedule).__name__}."
             )
         put("criterion", get(Criterion, self.criterion))
-        put("allocation", _allocation(self.allocation, self.granularity))
+        if self.criterion.channels_only and not isinstance(self.granularity, Channel):
+            raise ValueError(
+                f"Rule: the criterion {self.criterion} compares whole channels. Use it "
+                "with granularity='channel', or another criterion, such as "
+                f"'magnitude'. Received granularity={self.granularity!r}."
+            )
+        put(
+            "allocation",
+            _allocation(self.allocation, self.granularity, self.criterion),
+        )
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))
         check_final(self.granularity, self.schedule)
@@ -277,9 +287,14 @@ def check_final(granularity: Granularity, schedule: Schedule) -> None:
     )
 
 
-def _allocation(given: Any, granularity: Granularity) -> Allocation:
+def _allocation(
+    given: Any, granularity: Granularity, criterion: Criterion
+) -> Allocation:
     if given is None:
-        return granularity.default_allocation
+        default = granularity.default_allocation
+        if isinstance(default, Lamp) and criterion.allocation is not None:
+            return criterion.allocation
+        return default
     if isinstance(given, Mapping) and "class_name" not in given:
         given = Explicit(given)
     allocation = get(Allocation, given)

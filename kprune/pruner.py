@@ -16,6 +16,7 @@ import numpy as np
 from kprune.allocation import Facts
 from kprune.channels import ChannelGroup, channel_group
 from kprune.coupling.graph import analyse, check_graph
+from kprune.evidence import Evidence
 from kprune.granularity import Channel, Granularity, keep_highest
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
@@ -34,12 +35,14 @@ class Group:
         rule: How they are pruned; `None` where masks are only held.
         schedule: The rule's schedule, in plain steps once these are known.
         updated_at: The step, by the schedule, of the last update.
+        evidence: Where the rule's criterion finds what it needs beside the weights.
     """
 
     weights: list[HeldWeight]
     rule: Rule | None = None
     schedule: Schedule | None = None
     updated_at: int | None = None
+    evidence: Evidence = Evidence()
 
     @property
     def size(self) -> int:
@@ -115,6 +118,18 @@ class Group:
         asked = rule.allocation.asked(sizes, sparsity, self._facts, self._final)
         return sparsity if asked is None else asked
 
+    def look(self, evidence: Evidence) -> None:
+        """Takes what the criterion may look at, and tries it: what is amiss shows now.
+
+        Raises:
+            ValueError: If something that the criterion needs cannot be found.
+            TypeError: If it needs something that is unknown.
+        """
+        self.evidence = evidence
+        if self.rule is not None:
+            variables = [weight.variable for weight in self.weights]
+            evidence.about(self.rule.criterion, variables)
+
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
 
@@ -124,7 +139,18 @@ class Group:
             False if the masks were left as they are because scores are NaN.
         """
         rule = self._needed_rule()
-        scores = [rule.criterion.score(values(w.variable)) for w in self.weights]
+        now = self.num_pruned / self.size
+        targets = rule.criterion.targets(now, sparsity)
+        return all(self._update_once(rule, target) for target in targets)
+
+    def _update_once(self, rule: Rule, sparsity: float) -> bool:
+        variables = [weight.variable for weight in self.weights]
+        known = self.evidence.about(rule.criterion, variables)
+        scores = [
+            rule.criterion.score(values(variable), **beside)
+            for variable, beside in zip(variables, known, strict=True)
+        ]
+        del known  # As large as the weights.
         for weight, score in zip(self.weights, scores, strict=True):
             if np.isnan(np.max(score)):
                 warnings.warn(

@@ -214,6 +214,11 @@ def make_plan(
     """
     known = {field.name for field in dataclasses.fields(Rule)} | {"sparsity", "plan"}
     unknown = sorted(set(rule) - known)
+    if "data" in unknown:
+        raise TypeError(
+            f"{owner}: data for the criterion is given to the callback that updates "
+            "masks: kprune.PruningCallback(data=...)."
+        )
     if unknown:
         near = nearest(unknown[0], known)
         hint = f" Did you mean {near!r}?" if near else ""

@@ -28,7 +28,17 @@ SCHEDULES = [
     kprune.PiecewiseSparsity((2, 4, 9), (0.2, 0.5, 0.75)),
     kprune.SparsityFunction(halves, 1, 10, frequency=1),
 ]
-CRITERIA = [kprune.Magnitude()]
+CRITERIA = [
+    kprune.Magnitude(order=1),
+    kprune.Random(seed=3),
+    kprune.Taylor(),
+    kprune.Movement(),
+    kprune.Wanda(),
+    kprune.BatchNormScale(),
+    kprune.GeometricMedian(),
+    kprune.Snip(),
+    kprune.SynFlow(rounds=2),
+]
 GRANULARITIES = [
     kprune.Element(),
     kprune.Block((2, 1)),

@@ -59,6 +59,9 @@ def test_settings_are_frozen_and_compare_by_value(example):
     [
         (Criterion, "magnitude", kprune.Magnitude()),
         (Criterion, "Magnitude", kprune.Magnitude()),
+        (Criterion, "batch_norm_scale", kprune.BatchNormScale()),
+        (Criterion, "geometric_median", kprune.GeometricMedian()),
+        (Criterion, "synflow", kprune.SynFlow()),
         (Granularity, "element", kprune.Element()),
         (Granularity, "channel", kprune.Channel()),
         (Granularity, "kernel", kprune.Kernel()),

@@ -23,14 +23,17 @@ NEEDS_SHAPES = (kprune.Erk,)
 
 UNCOUPLED = [g for g in settings.GRANULARITIES if not isinstance(g, COUPLED)]
 SETTINGS = [
-    *(("criterion", example) for example in settings.CRITERIA),
+    *(("criterion", c) for c in settings.CRITERIA if not c.channels_only),
     *(("granularity", example) for example in UNCOUPLED),
     *(("allocation", example) for example in settings.ALLOCATIONS),
 ]
 OF_CHANNELS = [
-    (role, example)
-    for role, example in SETTINGS
-    if role != "granularity" and not isinstance(example, NEEDS_SHAPES)
+    *(("criterion", example) for example in settings.CRITERIA),
+    *(
+        ("allocation", a)
+        for a in settings.ALLOCATIONS
+        if not isinstance(a, NEEDS_SHAPES)
+    ),
 ]
 
 
@@ -55,8 +58,10 @@ def test_it_prunes_in_fit_in_place_and_in_wrappers_alike(role, example, data, tm
     in_place = compiled(sequential())
     wrapped = kprune.prune(in_place, plan=kprune.Plan(rule(role, example)))
     compiled(wrapped)
-    callback = kprune.PruningCallback(plan=kprune.Plan(rule(role, example)))
-    for model, used in ((in_place, callback), (wrapped, kprune.PruningCallback())):
+    plan = kprune.Plan(rule(role, example))
+    callback = kprune.PruningCallback(plan=plan, data=data)
+    driving = kprune.PruningCallback(data=data)
+    for model, used in ((in_place, callback), (wrapped, driving)):
         keras.utils.set_random_seed(1)
         model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[used])
         size = sum(weight.size for weight in used.report.weights)
@@ -179,12 +184,15 @@ def test_it_prunes_channels_in_fit_and_at_once(role, example, data):
     if isinstance(example, kprune.Explicit):
         example = kprune.Explicit({"*conv2d*": 0.5})
     model = compiled(sequential())
-    callback = kprune.PruningCallback(
-        sparsity=0.5, granularity="channel", **{role: example}
-    )
+    arguments = {role: example, "data": data}
+    if isinstance(example, kprune.BatchNormScale):
+        arguments["skip"] = "*dense*"  # Nothing normalises these.
+    callback = kprune.PruningCallback(sparsity=0.5, granularity="channel", **arguments)
     model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
     assert callback.report.channel_sparsity == pytest.approx(0.5, abs=0.05)
-    small = kprune.shrink(model)
+    small = kprune.shrink(model, skip=arguments.get("skip"))
     assert small.shrink_report.plan.sparsity == callback.report.channel_sparsity
-    smaller = kprune.shrink(small, sparsity=0.5, **{role: example})
+    if role == "allocation":
+        arguments["data"] = data[0]
+    smaller = kprune.shrink(small, sparsity=0.5, **arguments)
     assert smaller.count_params() < small.count_params() < model.count_params()

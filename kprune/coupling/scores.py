@@ -5,6 +5,7 @@ This module changes when members' scores are to be combined in another way.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,18 +13,25 @@ from kprune.allocation import Allocation, Facts
 from kprune.coupling.builder import MAKES
 from kprune.coupling.groups import Coupling, Group
 from kprune.criteria import Criterion
+from kprune.evidence import Evidence
 from kprune.granularity import Channel
 from kprune.layers import values
 
 
-def unit_scores(coupling: Coupling, criterion: Criterion) -> np.ndarray:
+def unit_scores(
+    coupling: Coupling,
+    criterion: Criterion,
+    groups: Sequence[Group] | None = None,
+    evidence: Evidence | None = None,
+) -> np.ndarray:
     """Returns one score per unit, larger = keep; a group's scores are 1 on average.
 
-    Each member weight gives the L2 norm of the criterion's scores over the unit's slice
-    of it, divided by the mean of these norms over the group; a unit's score is the mean
-    of these normalised norms over its members, which ranks as their sum does. Kernels
-    that make, read or scale the channel count, and the scales of normalisations; biases
-    and statistics do not.
+    Each member weight gives the norm of the criterion's scores over the unit's slice of
+    it, of the order that the criterion says, divided by the mean of these norms over
+    the group; a unit's score is the mean of these normalised norms over its members,
+    which ranks as their sum does. Kernels that make, read or scale the channel count,
+    and the scales of normalisations, unless the criterion looks at some of them only;
+    biases and statistics do not.
 
     Source: Fang et al., "DepGraph: Towards any structural pruning", 2023,
     https://arxiv.org/abs/2301.12900: importance summed over all members of a group.
@@ -33,41 +41,74 @@ def unit_scores(coupling: Coupling, criterion: Criterion) -> np.ndarray:
     Args:
         coupling: The analysed model.
         criterion: How the elements of a weight are scored.
+        groups: The groups that are to be scored; all by default.
+        evidence: Where the criterion finds what it needs beside the weights.
 
     Returns:
-        float64 array of the number of units.
+        float64 array of the number of units; what is not scored has 0.
+
+    Raises:
+        ValueError: If a group has no weight that the criterion looks at, or the
+            criterion cannot find what it needs.
     """
+    groups = coupling.groups if groups is None else groups
     group_of = np.full(coupling.num_units, -1)
-    for index, group in enumerate(coupling.groups):
+    for index, group in enumerate(groups):
         group_of[group.units] = index
     totals, members = np.zeros(coupling.num_units), np.zeros(coupling.num_units)
-    squares: dict[int, np.ndarray] = {}
-    for slot in coupling.slots:
-        if not slot.scored:
-            continue
+    its = [
+        slot
+        for slot in coupling.slots
+        if slot.scored
+        and criterion.counts(slot.layer, len(slot.variable.shape), slot.role)
+        and (group_of[coupling.units(slot)] >= 0).any()
+    ]
+    variables = list({id(slot.variable): slot.variable for slot in its}.values())
+    found = (evidence or Evidence(coupling.model)).about(criterion, variables)
+    known = {id(v): beside for v, beside in zip(variables, found, strict=True)}
+    powers: dict[tuple[int, int], np.ndarray] = {}
+    for slot in its:
         units, inverse = np.unique(coupling.units(slot), return_inverse=True)
         inside = group_of[units] >= 0
-        if not inside.any():
-            continue
-        key = id(slot.variable)
-        if key not in squares:
-            score = criterion.score(values(slot.variable))
-            squares = {key: np.square(score, dtype=np.float64)}  # One at a time.
+        beside: dict[str, Any] = dict(known[id(slot.variable)])
+        if "axis" in criterion.needs:
+            beside["axis"] = slot.axis
+        key = (id(slot.variable), beside.get("axis", 0))
+        if key not in powers:
+            score = criterion.score(values(slot.variable), **beside)
+            # One at a time.
+            powers = {key: _power(score, criterion.order)}
         others = tuple(
             axis for axis in range(len(slot.variable.shape)) if axis != slot.axis
         )
-        energy = np.bincount(inverse.reshape(-1), squares[key].sum(axis=others))
-        norms, units = np.sqrt(energy[inside]), units[inside]
-        groups = group_of[units]
-        counts = np.bincount(groups)
-        means = np.bincount(groups, norms) / np.maximum(counts, 1)
-        scale = means[groups]
+        energy = np.bincount(inverse.reshape(-1), powers[key].sum(axis=others))
+        norms, units = energy[inside], units[inside]
+        if criterion.order == 2:
+            norms = np.sqrt(norms)
+        places = group_of[units]
+        counts = np.bincount(places)
+        means = np.bincount(places, norms) / np.maximum(counts, 1)
+        scale = means[places]
         members[units] += 1
         # NaN stays, for the caller to see.
         totals[units] += np.divide(
             norms, scale, out=np.zeros_like(norms), where=scale != 0
         )
+    for group in groups:
+        scored = any(coupling.slots[index].scored for index in group.slots)
+        if scored and not members[group.units].all():
+            raise ValueError(
+                f"The criterion {criterion} looks at none of the weights that "
+                f"{group.name!r} are part of. Leave the layer out (skip=...), or use "
+                "another criterion, such as 'magnitude'."
+            )
     return totals / np.maximum(members, 1)
+
+
+def _power(score: np.ndarray, order: int) -> np.ndarray:
+    if order == 2:
+        return np.square(score, dtype=np.float64)
+    return np.abs(score, dtype=np.float64)
 
 
 def choose(

@@ -11,11 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.config import check_fraction
+from kprune.config import check_fraction, get
 from kprune.coupling.graph import analyse, check_graph
 from kprune.coupling.groups import Coupling, Group
 from kprune.coupling.scores import choose, facts_of, unit_scores
 from kprune.coupling.sites import groups_under
+from kprune.criteria import Criterion
+from kprune.evidence import Evidence, inputs_of, read
 from kprune.export.precision import low_precision_layers
 from kprune.granularity import Channel
 from kprune.plan import Rule
@@ -34,6 +36,8 @@ from kprune.structure.removal import Cut, compile_like, remove
 
 __all__ = ["Budget", "ShrinkPlan", "ShrinkReport", "plan_shrink", "shrink"]
 
+# Of data that a criterion looks at.
+_BATCHES = 8
 # Of float32, in networks of usual depth.
 _ROUNDING = 1e-4
 # What is not rounding any more. A wrong rule differs in the first digits.
@@ -67,7 +71,8 @@ def shrink(
         plan: A plan that `plan_shrink` made for this model, instead of all others.
         data: Representative inputs, as `fit` takes them: for the proof, for choosing
             blocks, and for calibrating the files that a budget in bytes or time needs.
-            Random inputs by default.
+            Random inputs by default. For a criterion that needs data it is `(x, y)`, or
+            batches of these, and its first eight batches are looked at.
         prove: Whether masked and smaller model are run and compared.
         **rule: Arguments of `Rule`: `criterion`, `granularity` (a `Channel`),
             `allocation` (`"uniform"` by default), `only`, `skip`, `skip_first`,
@@ -94,10 +99,10 @@ def shrink(
             "`prove` beside it."
         )
     check_graph("shrink", model)
-    data = proof.kept(model, data)
+    data, evidence = _seen(model, data, rule, "shrink")
     if plan is None:
         coupling, removed, plan, bypass = _decide(
-            model, sparsity, budget, blocks, data, rule, "shrink"
+            model, sparsity, budget, blocks, data, evidence, rule, "shrink"
         )
     else:
         coupling, removed, bypass = _from_plan(model, plan)
@@ -148,8 +153,21 @@ def plan_shrink(
         TypeError: As for `shrink`.
     """
     check_graph("plan_shrink", model)
-    data = proof.kept(model, data)
-    return _decide(model, sparsity, budget, blocks, data, rule, "plan_shrink")[2]
+    data, evidence = _seen(model, data, rule, "plan_shrink")
+    return _decide(
+        model, sparsity, budget, blocks, data, evidence, rule, "plan_shrink"
+    )[2]
+
+
+def _seen(
+    model: keras.Model, data: Any, rule: dict[str, Any], owner: str
+) -> tuple[Any, Evidence]:
+    """Returns inputs that can be read again, and what the criterion may look at."""
+    criterion = get(Criterion, rule.get("criterion", "magnitude"))
+    if data is None or not criterion.needs_data:
+        return proof.kept(model, data), Evidence(model)
+    batches = read(data, _BATCHES, owner)
+    return inputs_of(batches), Evidence(model, batches)
 
 
 def _decide(
@@ -158,6 +176,7 @@ def _decide(
     budget: Budget | None,
     blocks: int | Sequence[str] | None,
     data: Any,
+    evidence: Evidence,
     rule: dict[str, Any],
     owner: str,
 ) -> tuple[Coupling, np.ndarray, ShrinkPlan, dict[int, int]]:
@@ -192,9 +211,11 @@ def _decide(
     elif sparsity is not None or budget is not None:
         if not groups:
             raise ValueError(_nothing(owner, model, refusals))
-        scores = unit_scores(coupling, settings.criterion)
+        scores = unit_scores(coupling, settings.criterion, groups, evidence)
         if np.isnan(scores).any():
-            raise ValueError(f"{owner}: weights of {model.name!r} are NaN.")
+            raise ValueError(
+                f"{owner}: weights of {model.name!r} are NaN, or their gradients."
+            )
         if budget is not None:
             cost = costs.of(budget, coupling, bypass, data)
             met = meet(budget, coupling, groups, scores, settings, cost)
