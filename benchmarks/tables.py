@@ -81,6 +81,24 @@ def mask_update() -> str:
     return table(head, rows, document)
 
 
+def model_update() -> str:
+    document = load("model_update")
+    if document is None:
+        return NOT_RUN
+    results = document["results"]
+    rows = []
+    for name in dict.fromkeys(key.partition(";")[0] for key in results):
+        cells = []
+        for update in ("first", "later"):
+            for what, unit in (("seconds", " s"), ("memory", "")):
+                result = results[f"{name}; {update} update, {what}"]
+                missed = "" if result["met"] else " **missed**"
+                cells.append(f"{result['ratio']:.2f}{unit}{missed}")
+        rows.append([name, *cells])
+    head = ["pruned", "first update", "its memory", "later update", "its memory"]
+    return table(head, rows, document)
+
+
 def import_time() -> str:
     document = load("import_time")
     if document is None:
@@ -526,6 +544,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "shrink_time": shrink_time,
         "training_step": training_step,
         "mask_update": mask_update,
+        "model_update": model_update,
         "import_time": import_time,
     },
     HERE.parent / "README.md": {

@@ -24,7 +24,12 @@ from kprune.export.interface import of_model
 from kprune.export.origin import told
 from kprune.export.precision import in_float32
 from kprune.export.samples import first_batch
-from kprune.export.sparse import sparse_bytes
+from kprune.export.sparse import (
+    BLOCK,
+    LEAST_IN_BLOCKS,
+    block_bytes,
+    sparse_bytes,
+)
 from kprune.export.targets import DECODED, UNPACKED, Target
 from kprune.export.tflite import Subgraph, Tensor, TFLiteFile
 from kprune.export.unrolling import without_loops
@@ -35,6 +40,7 @@ from kprune.report import table
 from kprune.structure import plan_shrink
 
 ELEMENT, CHANNEL, TWO_OF_FOUR = "scattered zeros", "fewer channels", "2 of 4 zeros"
+IN_BLOCKS = "blocks of 4 zeros"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,8 @@ class Advice:
         """Returns one kind of pruning.
 
         Args:
-            pruning: `"scattered zeros"`, `"fewer channels"` or `"2 of 4 zeros"`.
+            pruning: `"scattered zeros"`, `"blocks of 4 zeros"`, `"2 of 4 zeros"` or
+                `"fewer channels"`.
             stored: How it is stored, if there are several.
 
         Raises:
@@ -222,6 +229,7 @@ def advise(
     file = tflite.parse(converted)
     options = [
         *_scattered(model, chosen, file, sparsity),
+        *_in_blocks(chosen, file, sparsity),
         *_two_of_four(chosen, file),
         _channels(model, chosen, file, sparsity),
     ]
@@ -407,6 +415,38 @@ def _preparing(changes: Sequence[Change]) -> list[str]:
         f"kprune.prepare(model) changes {len(changes)} layers towards the form that "
         "XNNPACK needs; do so before training, and ask again."
     ]
+
+
+def _in_blocks(target: Target, file: TFLiteFile, sparsity: float) -> Iterator[Option]:
+    """Yields what blocks of four inputs bring in dense layers, if there are any."""
+    kernels = list(_kernels(file.subgraphs[0]))
+    dense = any(kernel.operator == "FULLY_CONNECTED" for kernel in kernels)
+    if target.encoding != UNPACKED or not dense:
+        return
+    gains = []
+    for kernel in kernels:
+        before = 4 * kernel.tensor.size
+        kept = round((1 - sparsity) * kernel.tensor.size)
+        reason = ""
+        if kernel.operator != "FULLY_CONNECTED":
+            reason = "only dense layers have a kernel for them"
+        elif kernel.tensor.shape[1] % BLOCK:
+            reason = f"{kernel.tensor.shape[1]} inputs are no multiple of {BLOCK}"
+        elif sparsity < LEAST_IN_BLOCKS:
+            reason = f"a dense kernel is faster below {LEAST_IN_BLOCKS:g}"
+        after = before
+        if not reason:
+            after = min(before, block_bytes(kernel.tensor.shape, kept, 4))
+        macs = kernel.macs if reason else round((1 - sparsity) * kernel.macs)
+        gains.append(Gain(kernel.name, before, after, kernel.macs, macs, reason))
+    yield _option(
+        IN_BLOCKS,
+        "float32",
+        gains,
+        "LiteRT skips zeros of dense layers in blocks of four inputs, on every CPU, "
+        "in float32 files that are stored without them.",
+        ["kprune.PruningCallback(granularity=kprune.Block((1, 4)), only=[...])."],
+    )
 
 
 def _two_of_four(target: Target, file: TFLiteFile) -> Iterator[Option]:

@@ -7,12 +7,11 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 
 from kprune.channels import ChannelGroup
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.held import HeldWeight, PruningWarning
-from kprune.layers import mask_of, values
+from kprune.layers import mask_of
 from kprune.plan import Plan, check_final
 from kprune.pruner import Group, find_groups
 from kprune.report import PruningReport, SkippedWeight
@@ -198,7 +197,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._place(groups, batches)
         for group in groups:
             _check_free_zeros(group, int(self.model.optimizer.iterations))
-            _check_held_zeros(group)
+            _check_surplus(group)
         # Up to here nothing was changed.
         self._groups, self._skipped = groups, skipped
         self._attach()
@@ -350,20 +349,15 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
         )
 
 
-def _check_held_zeros(group: Group | ChannelGroup) -> None:
-    """Warns if masks hold more zeros than the schedule asks for at its end."""
-    final = group.schedule.final_sparsity if group.schedule else None
-    if final is None:
-        return
-    masks = [mask_of(weight.variable) for weight in group.weights]
-    held = sum(int(np.sum(~values(m.mask))) for m in masks if m is not None)
-    size = sum(weight.size for weight in group.weights)
-    asked = group.share_of_zeros(final)
-    if held > (asked + 0.01) * size:
+def _check_surplus(group: Group | ChannelGroup) -> None:
+    """Warns if masks hold more than the schedule asks for at its end."""
+    surplus = group.surplus()
+    if surplus is not None:
+        held, asked = surplus
         _warn(
-            f"Masks hold {held / size:.4f} of {group.weights[0].variable.path!r} and "
-            f"what is pruned with it at zero already, more than the {asked:.4f} that "
-            "this fit asks for. What is pruned stays pruned. To begin anew, call "
+            f"Masks hold {held:.4f} of {group.weights[0].variable.path!r} and what is "
+            f"pruned with it at zero already, more than the {asked:.4f} that this fit "
+            "asks for. What is pruned stays pruned. To begin anew, call "
             "kprune.release(model) first, which lets zeros grow back."
         )
 

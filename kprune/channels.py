@@ -86,6 +86,16 @@ class ChannelGroup:
         asked = self.rule.allocation.asked(sizes, final, facts, final)
         return self.num_pruned / self.size if asked is None else asked
 
+    def surplus(self) -> tuple[float, float] | None:
+        """Returns the shares that are held and asked for, if more is held."""
+        asked = self.asked
+        if asked is None or self.num_pruned == 0:
+            return None
+        # Multiples and floors make it another number than the sparsity itself says.
+        most = max(self.least_pruned(asked), asked * self.size)
+        held = self.num_pruned
+        return (held / self.size, asked) if held > most + 0.01 * self.size else None
+
     def num_zeros(self) -> int:
         """Returns how many units are zero, held or not."""
         zero = self.coupling.zero_units()

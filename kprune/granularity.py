@@ -525,13 +525,14 @@ def _spread(
 ) -> np.ndarray:
     """Returns the mask of all elements from that of the blocks they are in."""
     numbers = [-(-n // size) for n, size in zip(scores.shape, sizes, strict=True)]
-    mask = unit_mask.reshape(numbers)
-    for axis, size in enumerate(sizes):
-        if size > 1:
-            kept = [slice(None)] * mask.ndim
-            kept[axis] = slice(scores.shape[axis])
-            mask = np.repeat(mask, size, axis)[tuple(kept)]
-    return mask
+    whole = [n * size for n, size in zip(numbers, sizes, strict=True)]
+    # In the order in memory that the scores have: a view in that of the runtimes.
+    units = np.empty_like(scores, dtype=bool, shape=numbers)
+    units[...] = unit_mask.reshape(numbers)
+    mask = np.empty_like(scores, dtype=bool, shape=whole)
+    split = [length for pair in zip(numbers, sizes, strict=True) for length in pair]
+    mask.reshape(split)[...] = np.expand_dims(units, [*range(1, 2 * len(sizes), 2)])
+    return mask[tuple(slice(n) for n in scores.shape)]
 
 
 def _lowest_sum(groups: np.ndarray, count: int) -> np.ndarray:
@@ -564,12 +565,16 @@ def _prune_lowest(
     for chunk in _chunks(groups):
         part, kept, target = groups[chunk], whole[chunk], out[chunk]
         columns = [part[..., j].copy(order="K") for j in range(part.shape[-1])]
-        ranks = [np.zeros_like(columns[0], dtype=np.int8) for _ in columns]
+        # As if each were above all that follow it; every pair then says.
+        ranks = [
+            np.full_like(columns[0], len(columns) - 1 - i, dtype=np.int8)
+            for i in range(len(columns))
+        ]
         for j in range(1, len(columns)):
             for i in range(j):
-                before = columns[i] <= columns[j]
+                before = (columns[i] <= columns[j]).view(np.int8)
                 ranks[j] += before
-                ranks[i] += ~before
+                ranks[i] -= before
         for j, rank in enumerate(ranks):
             target[..., j] = (rank >= count) | kept
 

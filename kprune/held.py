@@ -39,6 +39,8 @@ class HeldWeight:
         self.facts = facts or Facts((variable.path,), tuple(variable.shape))
         self.size = int(np.prod(variable.shape))
         self.num_pruned = 0
+        # Whether rules of several groups hold it.
+        self.shared = False
         self.constraint: MaskConstraint
 
     @classmethod

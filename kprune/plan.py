@@ -319,9 +319,10 @@ def _first_rule(plan: Plan, candidate: Candidate) -> int | None:
     Raises:
         ValueError: If layers that share the weight fall under several.
     """
+    matching = [i for i, rule in enumerate(plan.rules) if rule.matches(candidate)]
 
     def first(one: Candidate) -> int | None:
-        return next((i for i, r in enumerate(plan.rules) if r.matches(one)), None)
+        return next((i for i in matching if plan.rules[i].matches(one)), None)
 
     if candidate.also:
         chains = (candidate.owners, *candidate.also)

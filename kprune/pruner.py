@@ -70,6 +70,21 @@ class Group:
         # Where a threshold decides, what lies below it is what was asked for.
         return self.num_pruned / self.size if asked is None else asked
 
+    def surplus(self) -> tuple[float, float] | None:
+        """Returns the shares that are held and asked for, if more is held.
+
+        Called before weights are attached: what an earlier fit left.
+        """
+        final = self._final
+        if self.rule is None or final is None or any(w.shared for w in self.weights):
+            return None
+        masks = [mask_of(weight.variable) for weight in self.weights]
+        held = sum(int(np.sum(~values(m.mask))) for m in masks if m is not None)
+        asked = self.share_of_zeros(final)
+        # Units at the edges of weights are not of the same size as others.
+        more = held > (asked + 0.01) * self.size
+        return (held / self.size, asked) if more else None
+
     def num_zeros(self) -> int:
         """Returns how many elements are exactly zero."""
         return sum(weight.num_zeros() for weight in self.weights)
@@ -355,6 +370,7 @@ def _share_weights(
             other = mine.get(id(weight.variable))
             if other is None:
                 continue
+            weight.shared = True
             channels.weights[channels.weights.index(other)] = weight
             rule = group.rule
             if rule and rule.granularity.arranged:

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from models import compiled, sequential
 
 import kprune
+from kprune.prunable import candidates
+
+L = keras.layers
 
 # Couple several weights, so that no wrapper of one layer can hold them:
 # tests/test_channels.py has what holds for these.
@@ -74,6 +77,58 @@ def test_it_prunes_in_fit_in_place_and_in_wrappers_alike(role, example, data, tm
     loaded = keras.models.load_model(tmp_path / "wrapped.keras")
     rules = [layer.rule for layer in loaded.layers if hasattr(layer, "rule")]
     assert rules == [rule(role, example)] * len(callback.report.weights)
+
+
+def of_all_layers():
+    """A model with a layer of each kind that has kernels."""
+    images, words = L.Input((8, 8, 4)), L.Input((6,), dtype="int32")
+    x = L.Conv2D(8, 3, padding="same")(images)
+    x = L.Conv2DTranspose(8, 3, padding="same")(x)
+    x = L.SeparableConv2D(8, 3, padding="same")(x)
+    x = L.DepthwiseConv2D(3, padding="same")(x)
+    x = L.Conv3D(8, 2, padding="same")(L.Reshape((4, 4, 4, 8))(x))
+    x = L.ConvLSTM2D(8, 2)(x)
+    x = L.Reshape((9, 8))(x)
+    x = L.Conv1D(8, 3, padding="same")(x)
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+    x = L.GRU(8, return_sequences=True)(x)
+    x = L.MultiHeadAttention(2, 4)(x, x)
+    x = L.EinsumDense("abc,cd->abd", (9, 8))(x)
+    x = L.TimeDistributed(L.Dense(8))(x)
+    y = L.SimpleRNN(8)(L.Embedding(16, 8)(words))
+    x = L.Concatenate()([L.Flatten()(x), y])
+    model = keras.Model([images, words], L.Dense(3)(x))
+    return compiled(model, run_eagerly=True)  # Tracing takes longer than four steps.
+
+
+@pytest.mark.parametrize("granularity", UNCOUPLED, ids=ids)
+def test_every_layer_of_keras_is_pruned_in_fit(granularity):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(32, 8, 8, 4)), random.integers(0, 16, (32, 6))
+    schedule = kprune.PolynomialDecay(0.0, 0.75, 0, 3, frequency=1)
+    callback = kprune.PruningCallback(
+        schedule=schedule,
+        granularity=granularity,
+        allocation="uniform",
+        prune_depthwise=True,
+    )
+    model = of_all_layers()
+    y = random.integers(0, 3, 32)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    axes = {c.variable.path: c.axes for c in candidates(model)}
+    values = {v.path: v.numpy() for v in model.weights}
+    # Each kernel of the model, but for N:M depthwise ones: they read one channel each.
+    kernels = [path for path, known in axes.items() if known is not None]
+    depthwise = 2 if isinstance(granularity, kprune.NofM) else 0
+    assert len(kernels) == 25
+    assert len(callback.report.weights) == 25 - depthwise
+    for record in callback.report.weights:
+        kept = values[record.path] != 0
+        if granularity.arranged:
+            kept = axes[record.path].arranged(kept)
+        scores = granularity.unit_scores(kept)
+        num_pruned = scores.size if depthwise else round(0.75 * scores.size)
+        assert np.count_nonzero(scores == 0) == min(num_pruned, record.size), record
 
 
 @pytest.mark.parametrize("schedule", settings.SCHEDULES, ids=ids)

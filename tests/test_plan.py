@@ -161,6 +161,9 @@ def test_two_rules_on_a_tied_weight_are_refused():
     match = "shared by several layers.*rule 0 by 'encoder', rule 1 by 'decoder'"
     with pytest.raises(ValueError, match=match):
         resolve(plan, model)
+    apart = Plan((Rule(0.5, only="encoder"), Rule(0.8, only="*coder", skip="encoder")))
+    with pytest.raises(ValueError, match="Rule 1 of the plan .* matches nothing"):
+        resolve(apart, model)
     both = Plan((Rule(0.5, only=["encoder", "decoder"]), Rule(0.8)))
     with pytest.raises(ValueError, match="Rule 1 of the plan matches nothing"):
         resolve(both, model)

@@ -495,7 +495,7 @@ def _report(
             *notes.of_encoding(
                 plain, run if target.npu is None else None, encoded, bool(encode)
             ),
-            *notes.of_zeros(parsed, stored, encode),
+            *notes.of_zeros(stored, encode),
             *notes.of_unmeasured(latency, dense_from),
             *notes.of_quantization(parsed, quantization),
             *notes.of_difference(differences),

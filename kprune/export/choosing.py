@@ -157,13 +157,21 @@ def _read(path: Path) -> Target:
     return described(content, str(path))
 
 
-def _bytes(what: str, value: Any) -> int:
+def _whole(what: str, value: Any, unit: str, example: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
-            f"{what} must be a whole number of bytes, at least 1, such as 262144. "
+            f"{what} must be a whole number of {unit}, at least 1, such as {example}. "
             f"Received: {value!r}."
         )
     return value
+
+
+def _bytes(what: str, value: Any) -> int:
+    return _whole(what, value, "bytes", 262144)
+
+
+def _multiple(what: str, value: Any) -> int:
+    return _whole(what, value, "channels", 8)
 
 
 def _flag(what: str, value: Any) -> bool:
@@ -185,15 +193,6 @@ def _names(what: str, value: Any) -> frozenset[str]:
             f"Received: {value!r}."
         )
     return frozenset(_text(what, item) for item in value)
-
-
-def _multiple(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{what} must be a whole number of channels, at least 1, such as 8. "
-            f"Received: {value!r}."
-        )
-    return value
 
 
 _ENTRIES: Mapping[str, Callable[[str, Any], Any]] = {

@@ -127,10 +127,8 @@ def of_encoding(
     ]
 
 
-def of_zeros(
-    parsed: tflite.TFLiteFile, stored: Sparse | None, encode: bool | None
-) -> list[str]:
-    """Returns sentences on what XNNPACK does with a file's zeros."""
+def of_zeros(stored: Sparse | None, encode: bool | None) -> list[str]:
+    """Returns sentences on what LiteRT does with a file's zeros."""
     if stored is None or not stored.worth:
         return []
     verdict = stored.verdict
@@ -139,6 +137,13 @@ def of_zeros(
             "Weights are stored with their zeros: without them XNNPACK would compute "
             f"wrongly on phones, or not load the file, since {verdict.mistakes[0]}."
         ]
+    told = []
+    if stored.in_blocks:
+        told.append(
+            f"Zeros: LiteRT skips them in {stored.in_blocks} dense layers, in blocks "
+            "of four inputs, on every CPU."
+        )
+    candidates = [layer for layer in verdict.layers if layer.candidate]
     if verdict.outcome is Outcome.SKIPS:
         skipping = sum(layer.skips for layer in verdict.layers)
         how = (
@@ -147,28 +152,27 @@ def of_zeros(
             else "XNNPACK would skip them if weights were stored without them "
             "(encode=True)"
         )
-        return [
+        told.append(
             f"Zeros: {how} in {skipping} of {len(verdict.layers)} layers, on Arm and "
             "on x86 without AVX. On other machines, such as most PCs, it multiplies "
             "them, and times measured there do not show it."
-        ]
-    reasons = [
-        layer.reason for layer in verdict.layers if layer.candidate and layer.reason
-    ]
-    told = [
-        "XNNPACK multiplies the zeros: "
-        + (
-            f"{reasons[0]}. kprune.advise() tells more, and kprune.prepare() changes "
-            "what it can."
-            if reasons
-            else "it has kernels that skip them for 1x1 convolutions only, and there "
-            "are none."
         )
-    ]
-    if encode is None:
+    elif candidates:
+        told.append(
+            "XNNPACK multiplies the zeros of 1x1 convolutions: "
+            f"{candidates[0].reason}. kprune.advise() tells more, and "
+            "kprune.prepare() changes what it can."
+        )
+    elif not stored.in_blocks:
+        told.append(
+            "LiteRT multiplies the zeros: it skips them in 1x1 convolutions, of which "
+            "there are none, and in dense layers, in blocks of four inputs "
+            "(granularity=kprune.Block((1, 4)))."
+        )
+    if encode is None and stored.content is None:
         told.append(
             "encode=True would store weights without their zeros, in a smaller file "
-            "that LiteRT alone can read and that is as fast."
+            "that LiteRT alone can read."
         )
     return told
 

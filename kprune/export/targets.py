@@ -44,7 +44,8 @@ class Pattern:
 
     Args:
         pruning: `"element"` (scattered zeros), `"2:4"` (two zeros in each four
-            consecutive input channels) or `"channel"` (whole channels, removed).
+            consecutive input channels), `"1x4"` (blocks of four inputs of one output)
+            or `"channel"` (whole channels, removed).
         saves: What it saves there: `"time"`, `"flash"` (bytes of the file),
             `"memory"` (activations), `"download"` (compressed bytes).
         least: The share of zeros, or of channels, from which on it pays, in [0, 1).
@@ -260,6 +261,13 @@ TARGETS: Mapping[str, Target] = {
                 "or has no AVX, and the network has the form that XNNPACK computes "
                 "sparsely: kprune.prepare() gives it that where it can.",
                 "measured; the form: kprune.export.xnnpack",
+            ),
+            Pattern(
+                "1x4",
+                ("time", "flash", "download"),
+                0.7,
+                "Of dense layers, in a float32 file that is stored sparsely.",
+                "measured",
             ),
             Pattern(
                 "element",

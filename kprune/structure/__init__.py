@@ -14,7 +14,7 @@ import numpy as np
 from kprune.config import check_fraction, get
 from kprune.coupling.graph import analyse, check_graph
 from kprune.coupling.groups import Coupling, Group
-from kprune.coupling.scores import choose, unit_scores
+from kprune.coupling.scores import choose, facts_of, unit_scores
 from kprune.coupling.sites import groups_under
 from kprune.criteria import Criterion
 from kprune.evidence import Evidence, inputs_of, read
@@ -193,6 +193,7 @@ def _decide(
     bypass, names = depth.choose(model, blocks, data)
     coupling = analyse(model, bypass)
     groups, refusals = groups_under(coupling, settings)
+    settings.allocation.check([facts_of(coupling, group) for group in groups])
     asked = [f"{len(names)} residual blocks removed"] if names else []
     notes: tuple[str, ...] = ()
     removed = coupling.nothing()

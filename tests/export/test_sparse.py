@@ -2,12 +2,14 @@
 
 import gzip
 
+import keras
 import nets
 import numpy as np
 import pytest
 import xnnpack_forms
 from ai_edge_litert.interpreter import Interpreter
 
+import kprune
 from kprune.export import export, tflite
 from kprune.export.sparse import QUANTIZATIONS
 
@@ -84,10 +86,56 @@ def test_where_zeros_are_multiplied_the_smaller_file_is_offered(tmp_path):
     asked = exported(model, tmp_path / "m.tflite", encode=True)
     assert "DENSIFY" not in plain.operators
     assert asked.operators["DENSIFY"] == 3 and asked.size.raw < plain.size.raw
-    (reason,) = (n for n in plain.notes if n.startswith("XNNPACK multiplies the zeros"))
+    (reason,) = (n for n in plain.notes if n.startswith("XNNPACK multiplies the zero"))
     assert "padded by 1 on all four sides" in reason
     assert any(note.startswith("encode=True would store") for note in plain.notes)
     assert not any(note.startswith("encode=True would store") for note in asked.notes)
+
+
+def in_blocks(sparsity):
+    """Two dense layers whose zeros come in blocks of four inputs."""
+    layers = [
+        keras.Input((64,)),
+        keras.layers.Dense(128, "relu"),
+        keras.layers.Dense(8),
+    ]
+    model = keras.Sequential(layers)
+    for layer in model.layers:
+        scores = np.abs(layer.kernel.numpy())
+        count = round(sparsity * scores.size / 4)
+        mask = kprune.Block((1, 4)).mask(scores.T, count).T
+        layer.kernel.assign(layer.kernel * mask)
+    return model
+
+
+def test_blocks_of_dense_layers_are_skipped_and_stored_so(tmp_path):
+    path = tmp_path / "m.tflite"
+    x = np.random.default_rng(0).random((8, 64), dtype="float32")
+    model = in_blocks(0.8)
+    report = exported(model, path, representative_data=x)
+    dense = exported(model, tmp_path / "d.tflite", representative_data=x, encode=False)
+    assert report.size.raw < 0.5 * dense.size.raw
+    # Nothing unpacks them: the kernel reads them as they are stored.
+    assert report.operators == dense.operators == {"FULLY_CONNECTED": 2}
+    assert "Zeros: LiteRT skips them in 2 dense layers" in report.notes[0]
+    advice = kprune.advise(model).option("blocks of 4 zeros")
+    saved = advice.bytes_before - advice.bytes_after
+    assert saved == pytest.approx(dense.size.raw - report.size.raw, rel=0.1)
+    assert advice.macs_after == pytest.approx(0.2 * advice.macs_before, rel=0.01)
+
+
+def test_too_few_blocks_stay_dense_unless_the_user_says(tmp_path):
+    x = np.random.default_rng(0).random((8, 64), dtype="float32")
+    model = in_blocks(0.5)
+    plain = exported(model, tmp_path / "m.tflite", representative_data=x)
+    asked = exported(model, tmp_path / "m.tflite", representative_data=x, encode=True)
+    assert asked.size.raw < plain.size.raw
+    assert any(note.startswith("encode=True would store") for note in plain.notes)
+    advice = kprune.advise(model, sparsity=0.5).option("blocks of 4 zeros")
+    assert not advice.saves_macs
+    assert {gain.reason for gain in advice.layers} == {
+        "a dense kernel is faster below 0.7"
+    }
 
 
 def test_dense_models_are_told_nothing_of_zeros(tmp_path):

@@ -14,7 +14,7 @@ def test_every_pattern_and_fact_has_its_source():
     for target in TARGETS.values():
         assert {pattern.pruning for pattern in target.patterns} >= {"channel"}
         for pattern in target.patterns:
-            assert pattern.pruning in ("element", "2:4", "channel")
+            assert pattern.pruning in ("element", "2:4", "1x4", "channel")
             assert set(pattern.saves) <= {"time", "flash", "memory", "download"}
             assert pattern.saves and 0 <= pattern.least < 1
             assert pattern.source
