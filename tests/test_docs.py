@@ -1,19 +1,24 @@
-"""The code in docs/pruning.md runs as it stands, and prunes."""
+"""The code in docs runs as it stands, and prunes."""
 
 import pathlib
 import re
 
+import keras
 import numpy as np
 import pytest
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
-def test_the_code_of_the_page_on_pruning_runs():
-    page = (DOCS / "pruning.md").read_text()
-    names = {}
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+def run(page, names):
+    text = (DOCS / page).read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(code, names)
+    return names
+
+
+def test_the_code_of_the_page_on_pruning_runs():
+    names = run("pruning.md", {})
     model, callback = names["model"], names["callback"]
     model.compile("sgd", "mse")
     x, y = np.zeros((8, 16, 16, 3)), np.zeros((8, 10))
@@ -22,3 +27,17 @@ def test_the_code_of_the_page_on_pruning_runs():
     assert sparsities == pytest.approx(
         {"conv": 0.8, "hidden": 0.5, "head": 0.5}, abs=1e-3
     )
+
+
+def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 28, 28)), rng.integers(0, 10, 64)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (images, images))
+    names = run("criteria.md", {})
+    assert names["model"].count_params() == 50890
+    # The last callback of the page is one for SynFlow, before training.
+    names["model"].fit(
+        names["x_train"], names["y_train"], verbose=0, callbacks=[names["callback"]]
+    )
+    assert names["callback"].report.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert len(names["plan"].rules) == 2
