@@ -161,10 +161,10 @@ def tiny_disk(tmp_path):
     """A folder on a file system of its own with room for 64 KiB."""
     folder = tmp_path / "tiny"
     folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
     options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    subprocess.run(["mount", *options], check=True)
+    done = subprocess.run(["mount", *options], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
