@@ -1,6 +1,7 @@
 """Models whose architecture LiteRT's XNNPACK makes use of."""
 
 import json
+import os
 
 import keras
 import numpy as np
@@ -89,8 +90,13 @@ def test_what_is_in_the_way_is_named(form, reason):
     assert reason in str(report)
 
 
+# Without KPRUNE_ALL_APPLICATIONS=1 the quickest.
+APPLICATIONS = ["MobileNet", "MobileNetV2", "EfficientNetB0"]
+TESTED = APPLICATIONS[: None if os.environ.get("KPRUNE_ALL_APPLICATIONS") else 1]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "EfficientNetB0"])
+@pytest.mark.parametrize("name", TESTED)
 def test_applications_get_the_form(name):
     make = getattr(keras.applications, name)
     model = make(weights=None, input_shape=(64, 64, 3), classes=10)
