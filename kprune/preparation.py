@@ -131,7 +131,7 @@ def prepare(model: keras.Model, target: Device = "android") -> keras.Model:
     prepared.prepare_report = PrepareReport(
         model=model.name,
         target=chosen.name,
-        changes=planned_changes(model),
+        changes=_told(edits),
         outlook=said,
         skips=verdict.outcome is Outcome.SKIPS,
         remaining=remaining,
@@ -143,7 +143,11 @@ def planned_changes(model: keras.Model) -> tuple[Change, ...]:
     """Returns what `prepare` would change of a model for LiteRT, without doing it."""
     if not has_graph(model) or graph_of(model) is None:
         return ()
-    return tuple(edit.change for edit in _edits(model).values() if edit.change)
+    return _told(_edits(model))
+
+
+def _told(edits: Mapping[int, "_Edit"]) -> tuple[Change, ...]:
+    return tuple(edit.change for edit in edits.values() if edit.change)
 
 
 def foresee(model: keras.Model, sparsity: float = _SPARSITY) -> Verdict:
@@ -188,6 +192,7 @@ class _Edit:
         config: Entries of its configuration.
         pad: Width of a ZeroPadding2D before it.
         dense: Whether a dense layer takes the place of a 1x1 convolution.
+        pooling: Whether a global mean takes the place of a pooling.
     """
 
     change: Change | None
@@ -268,7 +273,7 @@ def _margin(node: Any, padding: str) -> int:
     Only those are meant that XNNPACK has a sparse neighbour for.
     """
     layer = plain(node.operation)
-    if isinstance(layer, L.Conv2D) and type(layer) is L.Conv2D:
+    if type(layer) is L.Conv2D:
         fits = layer.kernel_size == (3, 3) and node.input_tensors[0].shape[-1] == 3
     else:
         fits = isinstance(layer, (L.DepthwiseConv2D, L.SeparableConv2D)) and (

@@ -96,10 +96,10 @@ def export(
             headers beside the file); or `"ethos-u55-128"`, `"ethos-u55-256"`,
             `"ethos-u65-256"`, `"ethos-u85-256"` (the same for an Arm NPU: the file is
             compiled with Vela, as `<stem>_vela.tflite` beside it, of which the sources
-            are). Or a device
-            of your own that is like one of these: a dict, such as `{"name": "board",
-            "like": "microcontroller", "flash": 262144, "arena": 65536}`, or the path of
-            a `.yaml` file of it; `kprune.export.choosing.described` has the entries.
+            are). Or a device of your own that is like one of these: a dict, such as
+            `{"name": "board", "like": "microcontroller", "flash": 262144, "arena":
+            65536}`, or the path of a `.yaml` file of it;
+            `kprune.export.choosing.described` has the entries.
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
             default `"dynamic"` for android, which needs no data, `"int8"` for
             microcontrollers, which have no other small form, and `"none"` otherwise.
@@ -124,8 +124,9 @@ def export(
             decodes them while it runs (its operator DECODE), with the same results bit
             for bit, in more arena and time, which the report states; by default not. On
             Android, in float32 and float16, without zeros: LiteRT unpacks them when it
-            loads the file, and XNNPACK skips the zeros of networks that have the form
-            for it; by default where it does. No other runtime can read such files.
+            loads the file, and skips zeros in networks that have the form for it and in
+            dense layers in blocks of four inputs; by default where it does. No other
+            runtime can read such files.
         decoding_bytes: The most bytes of a weight that `encode` encodes, at least 1:
             decoded it takes as many in memory. By default weights of any size.
         slim: Whether to leave out what no runtime reads, such as the names of inner
@@ -235,6 +236,18 @@ def export(
             differences = compare(names, "LiteRT", expected, outputs, session.steps)
             check_differences(differences, quantization, tolerance)
 
+    content = data
+    if encoded is not None:
+        content = encoded.content
+    elif stored is not None and stored.content is not None:
+        content = stored.content
+    contents = {file: content}
+    estimates = None
+    if npu is not None:
+        content, estimate = vela.compile_file(data, npu)
+        estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
+        contents[_compiled_path(file)] = content
+    limits.check(chosen, content, data, run, encoded)
     dense_data, dense_from = _dense_file(
         dense, data, quantization, interface, computing
     )
@@ -249,18 +262,6 @@ def export(
         encoded,
         benchmark,
     )
-    content = data
-    if encoded is not None:
-        content = encoded.content
-    elif stored is not None and stored.content is not None:
-        content = stored.content
-    contents = {file: content}
-    estimates = None
-    if npu is not None:
-        content, estimate = vela.compile_file(data, npu)
-        estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
-        contents[_compiled_path(file)] = content
-    limits.check(chosen, content, data, run, encoded)
     if run is not None and c_source:
         memory = _memory(run, encoded, estimates)
         note = f"the Keras model {model.name} in {_kind(quantization)}, "

@@ -96,11 +96,4 @@ def _weights(graph: Subgraph, operator: Operator) -> Tensor | None:
     )
     if any(min(item.shape, default=0) < 1 for item in involved):
         return None  # Dynamic or empty shapes cannot be counted.
-    weights = involved[1]
-    if weights.values is not None:
-        return weights
-    # float16 weights and sparse ones go through DEQUANTIZE or DENSIFY when loading.
-    for other in graph.operators:
-        if other.name in ("DEQUANTIZE", "DENSIFY") and weights.index in other.outputs:
-            return graph.tensors[other.inputs[0]]
-    return weights
+    return graph.stored(operator.inputs[position])

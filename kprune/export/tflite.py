@@ -8,6 +8,7 @@ Schema: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler
 
 import collections
 import dataclasses
+import functools
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,9 @@ _DTYPES: Mapping[str, str] = {
     "BOOL": "?",
 }
 _PACKED_BITS: Mapping[str, int] = {"INT4": 4, "UINT4": 4, "INT2": 2}
+
+UNPACKING = frozenset(("DENSIFY", "DEQUANTIZE"))
+"""Operators that float16 and sparse weights go through when a file is loaded."""
 
 # The most elements one tensor may have; far above what a 2 GiB file can hold.
 _MAX_ELEMENTS = 2**40
@@ -152,6 +156,24 @@ class Subgraph:
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @functools.cached_property
+    def _unpacked_from(self) -> dict[int, int]:
+        """By what an unpacking operator makes, what it reads."""
+        return {
+            index: operator.inputs[0]
+            for operator in self.operators
+            if operator.name in UNPACKING and operator.inputs
+            for index in operator.outputs
+        }
+
+    def stored(self, index: int) -> Tensor:
+        """Returns a tensor as the file stores it, before what unpacks it on loading."""
+        seen = set()
+        while index in self._unpacked_from and index not in seen:
+            seen.add(index)  # A hostile file may go round in circles.
+            index = self._unpacked_from[index]
+        return self.tensors[index]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,11 +19,18 @@ verdict with what the runtime does on an emulated CPU without AVX, and
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from kprune.export.cost import nonzeros
 from kprune.export.origin import told
-from kprune.export.tflite import Operator, Subgraph, Tensor, TFLiteFile, Window
+from kprune.export.tflite import (
+    UNPACKING,
+    Operator,
+    Subgraph,
+    Tensor,
+    TFLiteFile,
+    Window,
+)
 
 
 class Outcome(enum.Enum):
@@ -90,8 +97,6 @@ _XNNPACKS = frozenset(
     """.split()
 )
 _MOST_CONCATENATED = 4
-# What unpacks weights when the file is loaded: XNNPACK sees the weights only.
-_UNPACKING = frozenset(("DENSIFY", "DEQUANTIZE"))
 _SPATIAL = {1, 2}
 _NO_END = (
     "nothing that it leads to is a mean over height and width (GlobalAveragePooling2D)"
@@ -313,7 +318,7 @@ def _nodes(graph: Subgraph) -> list[_Node]:
     nodes: list[_Node] = []
     for position, operator in enumerate(graph.operators):
         inputs = tuple(i for i in operator.inputs if i >= 0 and i not in constants)
-        if operator.name in _UNPACKING and not inputs:
+        if operator.name in UNPACKING and not inputs:
             constants |= set(operator.outputs)
             continue
         padding = _padding(graph, operator)
@@ -495,16 +500,7 @@ def _weights(graph: Subgraph, operator: Operator) -> Tensor | None:
     """Returns an operator's weights as they are stored; `None` if it has none."""
     if operator.name not in _WEIGHTED or len(operator.inputs) < 2:
         return None
-    makers: Mapping[int, Operator] = {
-        index: other
-        for other in graph.operators
-        if other.name in _UNPACKING
-        for index in other.outputs
-    }
-    index = operator.inputs[1]
-    while index in makers:
-        index = makers[index].inputs[0]
-    tensor = graph.tensors[index]
+    tensor = graph.stored(operator.inputs[1])
     return None if tensor.values is None else tensor
 
 
