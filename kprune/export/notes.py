@@ -129,8 +129,14 @@ def of_encoding(
 
 def of_zeros(stored: Sparse | None, encode: bool | None) -> list[str]:
     """Returns sentences on what LiteRT does with a file's zeros."""
-    if stored is None or not stored.worth:
+    if stored is None:
         return []
+    in_vain = [
+        "Weights are stored with their zeros, although encode=True: three in ten of a "
+        "weight must be zero, and the file has to get smaller."
+    ]
+    if not stored.worth:
+        return in_vain if encode else []
     verdict = stored.verdict
     if verdict.outcome is Outcome.WRONG:
         return [
@@ -174,6 +180,8 @@ def of_zeros(stored: Sparse | None, encode: bool | None) -> list[str]:
             "encode=True would store weights without their zeros, in a smaller file "
             "that LiteRT alone can read."
         )
+    if encode and stored.content is None:
+        told += in_vain
     return told
 
 

@@ -138,11 +138,12 @@ def test_too_few_blocks_stay_dense_unless_the_user_says(tmp_path):
     }
 
 
-def test_dense_models_are_told_nothing_of_zeros(tmp_path):
+def test_dense_models_are_told_that_there_are_no_zeros(tmp_path):
     model = xnnpack_forms.build("base", sparsity=0.0)
     report = exported(model, tmp_path / "m.tflite", encode=True)
     assert "DENSIFY" not in report.operators
     assert not any("XNNPACK" in note for note in report.notes)
+    assert any("although encode=True" in note for note in report.notes)
 
 
 def test_names_are_left_out_of_sparse_files_too(tmp_path):
