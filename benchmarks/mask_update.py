@@ -23,8 +23,8 @@ import tensorflow as tf  # noqa: E402
 
 import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
+from kprune.groups import Group  # noqa: E402
 from kprune.held import HeldWeight  # noqa: E402
-from kprune.pruner import Group  # noqa: E402
 
 SHAPES = {"2.4M": (1536, 1536), "25M": (5000, 5000)}
 AT_LEAST = 20

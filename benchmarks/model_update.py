@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 
 import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
-from kprune.pruner import Group, find_groups  # noqa: E402
+from kprune.groups import Group, find_groups  # noqa: E402
 
 SECONDS_AT_MOST = 3.0
 MEMORY_AT_MOST = 2.0

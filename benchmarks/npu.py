@@ -28,7 +28,7 @@ from kprune.export.samples import random_samples  # noqa: E402
 from kprune.export.slim import slim  # noqa: E402
 from kprune.export.targets import TARGETS, Target  # noqa: E402
 from kprune.export.vela import compile_file  # noqa: E402
-from kprune.pruner import find_groups  # noqa: E402
+from kprune.groups import find_groups  # noqa: E402
 
 SHARE = 0.6
 # By NPU and file the most of the dense file's bytes, or of its cycles, to be left.

@@ -42,6 +42,7 @@ from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
+from kprune.pruner import Pruner
 from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
@@ -90,6 +91,7 @@ __all__ = [
     "PolynomialDecay",
     "PrepareReport",
     "Pruned",
+    "Pruner",
     "PruningCallback",
     "PruningReport",
     "PruningWarning",

@@ -3,20 +3,24 @@
 This module changes when the training loop that masks are updated from changes.
 """
 
-import warnings
 from typing import Any
 
 import keras
 
-from kprune.channels import ChannelGroup
-from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
-from kprune.held import HeldWeight, PruningWarning
-from kprune.layers import mask_of
-from kprune.plan import Plan, check_final
-from kprune.pruner import Group, find_groups
-from kprune.report import PruningReport, SkippedWeight
-from kprune.schedules import FitLength, Schedule
-from kprune.transform import forget_traces, make_plan
+from kprune.evidence import check_data, check_num_batches
+from kprune.plan import Plan
+from kprune.report import PruningReport
+from kprune.schedules import FitLength
+from kprune.transform import make_plan
+from kprune.updates import (
+    MaskUpdates,
+    batches_seen,
+    check_same_optimizer,
+    find_optimizer,
+    listed,
+    optimizers,
+    warn,
+)
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -52,6 +56,8 @@ class PruningCallback(keras.callbacks.Callback):
             samples each of arrays, which are taken at even distances. A data set that
             shuffles must not be the one that is trained on: each reading shuffles anew.
         num_batches: How many batches of it, at least 1.
+        optimizer: The one whose steps count, in a model with several, such as a GAN:
+            the one that trains the pruned weights. By default the model's own.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
             `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
 
@@ -75,6 +81,7 @@ class PruningCallback(keras.callbacks.Callback):
         plan: Plan | None = None,
         data: Any = None,
         num_batches: int = 8,
+        optimizer: keras.optimizers.Optimizer | None = None,
         **rule: Any,
     ) -> None:
         super().__init__()
@@ -85,10 +92,9 @@ class PruningCallback(keras.callbacks.Callback):
             check_data(criteria, data is not None, "PruningCallback")
         check_num_batches(num_batches, "PruningCallback")
         self._data, self._num_batches = data, num_batches
-        self.history: list[tuple[int, float]] = []
+        self._given_optimizer = optimizer
         self._length_known = True
-        self._groups: list[Group | ChannelGroup] | None = None
-        self._skipped: tuple[SkippedWeight, ...] = ()
+        self._updates: MaskUpdates | None = None
 
     @property
     def report(self) -> PruningReport:
@@ -97,129 +103,101 @@ class PruningCallback(keras.callbacks.Callback):
         Raises:
             RuntimeError: Before the first epoch of a fit.
         """
-        if self._groups is None:
+        if self._updates is None:
             raise RuntimeError("PruningCallback.report: no fit has begun yet.")
-        asked = [(g.asked, g.size) for g in self._groups if g.schedule is not None]
-        known = [(share, size) for share, size in asked if share is not None]
-        total = sum(share * size for share, size in known)
-        return PruningReport(
-            step=int(self.model.optimizer.iterations),
-            asked=total / sum(size for _, size in known) if known else None,
-            weights=tuple(weight.record() for weight in self._weights()),
-            skipped=self._skipped,
-            channels=tuple(r for group in self._groups for r in group.records),
-        )
+        return self._updates.report()
+
+    @property
+    def history(self) -> list[tuple[int, float]]:
+        """List of `(step, sparsity)`, one pair per update of the masks."""
+        return [] if self._updates is None else self._updates.history
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets an earlier fit; the work begins with the first epoch."""
         # Only then have all callbacks, such as BackupAndRestore, set the weights, and
         # only `on_epoch_begin` says where a resumed fit begins.
-        self._groups = None
-        self.history = []
+        self._updates = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
-        if self.model.optimizer is None:
-            raise ValueError(
-                f"PruningCallback: {self.model.name!r} has no optimizer. Call "
-                "compile(optimizer=...) before fit."
-            )
-        if self._groups is None:
+        optimizer = find_optimizer("PruningCallback", self.model, self._given_optimizer)
+        self._epoch_begin = batches_seen(optimizer)
+        if self._updates is None:
+            self._optimizer = optimizer
             self._initial_epoch = epoch
-            self._first_batch = _batches_seen(self.model.optimizer)
+            self._first_batch = self._epoch_begin
             if self.model.built and self.model.weights:
                 self._begin()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if an update fell into the steps since the last call."""
-        if self._groups is None:
+        if self._updates is None:
             # Keras builds a model that knows no input shape in its first step.
             self._begin()
         else:
-            self._update()
+            check_same_optimizer(
+                "PruningCallback", self.model, self._given_optimizer, self._optimizer
+            )
+            self._updates.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds `sparsity` to the logs; places schedules that waited for the length."""
-        if self._groups is None:
+        if self._updates is None:
             return
         if not self._length_known:
             self._length_known = True
-            batches = _batches_seen(self.model.optimizer) - self._first_batch
-            step = int(self.model.optimizer.iterations)
-            self._place(self._groups, batches, earliest=step)
+            batches = batches_seen(self._optimizer) - self._first_batch
+            self._place(self._updates, batches, earliest=self._updates.step)
+        elif epoch == self._initial_epoch:
+            self._check_pace()
         # On data of unknown length the step that finds its end counts, unseen by
         # `on_train_batch_end`.
-        self._update()
+        self._updates.update()
         if logs is not None:
-            logs["sparsity"] = self._sparsity()
+            logs["sparsity"] = self._updates.sparsity
 
     def on_train_end(self, logs: Any = None) -> None:
         """Masks what was written at the end of training, and says what is missing."""
-        regrown = {}
-        for weight in self._weights():
-            if count := weight.num_regrown():
-                regrown[weight.variable.path] = count
-                weight.apply()
-        optimizers = _optimizers(self.model.optimizer)
-        if regrown and not any(optimizer.use_ema for optimizer in optimizers):
-            _warn(
+        if self._updates is None:
+            return
+        regrown = self._updates.mask_again()
+        if regrown and not self._updates.uses_averages():
+            warn(
                 "Weights that are pruned were not zero at the end of training: "
-                f"{_listed(regrown)}. Another callback may have restored an earlier "
+                f"{listed(regrown)}. Another callback may have restored an earlier "
                 "epoch, such as EarlyStopping(restore_best_weights=True). They were "
                 "set to zero again, without fine-tuning."
             )
-        for group in self._groups or ():
-            schedule = group.schedule
-            final = schedule.final_sparsity if schedule else None
-            if schedule is None or final is None:
-                continue
-            if group.num_pruned < group.least_pruned(final):
-                _warn(
-                    f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
-                    f"and step {int(self.model.optimizer.iterations)}; the schedule "
-                    f"asks for {final:.4f} at step "
-                    f"{schedule.end_step}. Go on with another fit."
-                )
+        self._updates.check_end()
 
     def _begin(self) -> None:
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                "PruningCallback trains on Keras's TensorFlow backend only. This is "
-                f"the {keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
-            )
-        groups, skipped = find_groups(self.model, self._plan)
-        self._look(groups)
+        updates = MaskUpdates(
+            "PruningCallback",
+            self.model,
+            self._plan,
+            self._optimizer,
+            self._data,
+            self._num_batches,
+        )
         batches = self.params.get("steps")
         self._length_known = batches is not None
         if batches is None:
-            self._check_unknown_length(groups)
-        else:
-            self._place(groups, batches)
-        for group in groups:
-            _check_free_zeros(group, int(self.model.optimizer.iterations))
-            _check_surplus(group)
-        # Up to here nothing was changed.
-        self._groups, self._skipped = groups, skipped
-        self._attach()
-        self._update()
+            self._check_unknown_length(updates)
+        self._updates = updates
+        try:
+            if batches is not None:
+                self._place(updates, batches)
+            updates.attach()
+        except Exception:
+            self._updates = None
+            raise
+        self.model.make_train_function()
 
-    def _look(self, groups: list[Group | ChannelGroup]) -> None:
-        """Gives the groups what their criteria may look at."""
-        criteria = [group.rule.criterion for group in groups if group.rule]
-        check_data(criteria, self._data is not None, "PruningCallback")
-        batches: tuple[Batch, ...] = ()
-        if any(criterion.needs_data for criterion in criteria):
-            batches = read(self._data, self._num_batches, "PruningCallback")
-        for group in groups:
-            group.look(Evidence(self.model, batches))
-
-    def _check_unknown_length(self, groups: list[Group | ChannelGroup]) -> None:
-        for group in groups:
-            if group.schedule is None or group.schedule.is_resolved:
-                continue
+    def _check_unknown_length(self, updates: MaskUpdates) -> None:
+        for schedule in updates.waiting:
             if self._initial_epoch > 0 or self.params.get("epochs", 1) < 2:
                 raise ValueError(
-                    f"{group.schedule} counts in epochs or fractions of the fit, and "
+                    f"{schedule} counts in epochs or fractions of the fit, and "
                     "the number of batches in an epoch is not known. It is learned in "
                     "the first epoch of a fresh fit of several epochs only. Say "
                     "fit(steps_per_epoch=...), give the data set its length with "
@@ -228,160 +206,32 @@ class PruningCallback(keras.callbacks.Callback):
                 )
 
     def _place(
-        self,
-        groups: list[Group | ChannelGroup],
-        batches: int,
-        earliest: int | None = None,
+        self, updates: MaskUpdates, batches: int, earliest: int | None = None
     ) -> None:
-        """Puts the groups' schedules in plain steps; warns if they do not fit."""
-        epochs = self.params.get("epochs", 1)
+        """Puts the schedules in plain steps, in a fit of so many batches per epoch."""
         fit = FitLength(
             self._first_batch - self._initial_epoch * batches,
             batches,
-            epochs,
-            _optimizers(self.model.optimizer)[0].gradient_accumulation_steps or 1,
+            self.params.get("epochs", 1),
+            optimizers(self._optimizer)[0].gradient_accumulation_steps or 1,
         )
-        for group in groups:
-            if group.schedule is not None:
-                group.schedule = group.schedule.resolve(fit, earliest)
-                if group.rule is not None:
-                    check_final(group.rule.granularity, group.schedule)
-                self._check_reach(group, group.schedule, fit.step_at(epochs))
+        updates.place(fit, self.model.steps_per_execution, earliest)
 
-    def _check_reach(
-        self, group: Group | ChannelGroup, schedule: Schedule, last: int
-    ) -> None:
-        step = int(self.model.optimizer.iterations)
-        begin, end, final = (
-            schedule.begin_step,
-            schedule.end_step,
-            schedule.final_sparsity,
-        )
-        if end > last:
-            update = schedule.last_update(last)
-            reached = 0.0 if update is None else schedule.sparsity(update)
-            _warn(
-                f"This fit ends at step {last}, and the schedule runs from step {begin}"
-                f" to {end}: the fit will reach sparsity {reached:.4f} of {final:.4f}. "
-                "Train longer, end the schedule earlier, count it in "
-                "kprune.FitFraction, or go on with another fit."
-            )
-        # What an uninterrupted fit would have reached before its last call of this.
-        earlier = schedule.last_update(step - self.model.steps_per_execution)
-        if earlier is None or begin == end:
+    def _check_pace(self) -> None:
+        """Warns if the optimizer does not make one step per batch."""
+        batches = self.params["steps"]
+        made = batches_seen(self._optimizer) - self._epoch_begin
+        # A loss scale leaves steps out, and an early stop may have.
+        if 0 < made <= 1.5 * batches:
             return
-        expected = schedule.sparsity(earlier)
-        zeros = group.num_zeros()
-        if zeros < group.least_pruned(expected):
-            _warn(
-                f"The schedule runs from step {begin} to {end}, and the optimizer is "
-                f"at step {step} already, from earlier training or `initial_epoch`: "
-                f"the weights, {zeros / group.size:.4f} of them zero, are cut to "
-                f"{expected:.4f} at once. To begin with this fit, count in "
-                "kprune.Epochs or kprune.FitFraction without `initial_epoch`, or "
-                "compile the model anew."
+        warn(
+            f"The optimizer {self._optimizer.name!r} made {made} steps in an epoch of "
+            f"{batches} batches. Schedules count its steps, and epochs and fractions "
+            "of the fit by one step per batch. "
+            + (
+                "Say which optimizer trains the pruned weights, "
+                "PruningCallback(optimizer=...)."
+                if made == 0
+                else "Give the schedule in steps of this optimizer."
             )
-
-    def _attach(self) -> None:
-        optimizer = self.model.optimizer
-        if any(inner.use_ema for inner in _optimizers(optimizer)):
-            if not optimizer.built:
-                # Keras would do so in the first step, after it has read the masks.
-                optimizer.build(self.model.trainable_variables)
-        averages = {
-            id(variable): average
-            for inner in _optimizers(optimizer)
-            if inner.use_ema
-            for variable, average in zip(
-                inner._trainable_variables,
-                inner._model_variables_moving_average,
-                strict=True,
-            )
-        }
-        for weight in self._weights():
-            weight.attach(averages.get(id(weight.variable)))
-        # A function that an earlier fit traced would go on without these masks.
-        forget_traces(self.model)
-        self.model.make_train_function()
-
-    def _update(self) -> None:
-        step = int(self.model.optimizer.iterations)
-        for group in self._groups or ():
-            if group.schedule is None or not group.schedule.is_resolved:
-                continue
-            update = group.schedule.last_update(step)
-            if update is None or update == group.updated_at:
-                continue
-            group.updated_at = update
-            if group.update(group.schedule.sparsity(update)):
-                self.history.append((step, self._sparsity()))
-
-    def _weights(self) -> list[HeldWeight]:
-        groups = self._groups or ()
-        # One that falls under rules for channels and for elements is in two groups.
-        return [*dict.fromkeys(weight for group in groups for weight in group.weights)]
-
-    def _sparsity(self) -> float:
-        groups = self._groups or []
-        return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
-
-
-def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
-    """Warns if there are zeros that neither a mask nor the schedule will hold."""
-    schedule = group.schedule
-    if schedule is None:
-        return
-    update = schedule.last_update(step) if schedule.is_resolved else None
-    sparsity = 0.0 if update is None else schedule.sparsity(update)
-    zeros = {
-        weight.variable.path: weight.num_zeros()
-        for weight in group.weights
-        # One that is zero altogether was initialised so.
-        if mask_of(weight.variable) is None and weight.num_zeros() < weight.size
-    }
-    # Single zeros turn up by chance; a hundredth of all weights does not.
-    size = sum(weight.size for weight in group.weights)
-    if sum(zeros.values()) > (group.share_of_zeros(sparsity) + 0.01) * size:
-        _warn(
-            f"The model has zeros that nothing holds ({_listed(zeros)}), more than the "
-            f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "
-            "kprune.hold_zeros(model) before fit to keep them."
         )
-
-
-def _check_surplus(group: Group | ChannelGroup) -> None:
-    """Warns if masks hold more than the schedule asks for at its end."""
-    surplus = group.surplus()
-    if surplus is not None:
-        held, asked = surplus
-        _warn(
-            f"Masks hold {held:.4f} of {group.weights[0].variable.path!r} and what is "
-            f"pruned with it at zero already, more than the {asked:.4f} that this fit "
-            "asks for. What is pruned stays pruned. To begin anew, call "
-            "kprune.release(model) first, which lets zeros grow back."
-        )
-
-
-def _optimizers(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Returns the optimizers that do the work, inside of wrapping ones."""
-    if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
-        return _optimizers(optimizer.inner_optimizer)
-    if hasattr(optimizer, "optimizers"):  # MultiOptimizer
-        return [o for inner in optimizer.optimizers for o in _optimizers(inner)]
-    return [optimizer]
-
-
-def _batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
-    # `iterations` is rounded down to whole accumulations, so that epochs counted from
-    # it would drift.
-    return int(_optimizers(optimizer)[0]._iterations)
-
-
-def _listed(counts: dict[str, int]) -> str:
-    shown = [f"{path}: {count}" for path, count in counts.items() if count]
-    more = [f"and {len(shown) - 5} more"] if len(shown) > 5 else []
-    return ", ".join(shown[:5] + more)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, PruningWarning, stacklevel=3)

@@ -1,6 +1,6 @@
 """Coupled channels under one rule, and how their masks are made anew.
 
-What `pruner.Group` is for single weights. This module changes when the way from scores
+What `groups.Group` is for single weights. This module changes when the way from scores
 to masks of channels changes.
 """
 
