@@ -183,14 +183,10 @@ class PruningCallback(keras.callbacks.Callback):
         self._length_known = batches is not None
         if batches is None:
             self._check_unknown_length(updates)
+        else:
+            self._place(updates, batches)
+        updates.attach()
         self._updates = updates
-        try:
-            if batches is not None:
-                self._place(updates, batches)
-            updates.attach()
-        except Exception:
-            self._updates = None
-            raise
         self.model.make_train_function()
 
     def _check_unknown_length(self, updates: MaskUpdates) -> None:
