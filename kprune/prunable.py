@@ -53,6 +53,7 @@ _SEPARABLE = Prunable(
     {"depthwise_kernel": "*oo", "pointwise_kernel": "*io"}, ("depthwise_kernel",)
 )
 _DEPTHWISE = Prunable({"kernel": "*oo"}, ("kernel",))
+_NONE = Prunable({})
 
 _TABLE: dict[type, Prunable] = {
     L.Dense: _DENSE,
@@ -69,9 +70,14 @@ _TABLE: dict[type, Prunable] = {
     L.DepthwiseConv2D: _DEPTHWISE,
     # Stored as it is: a row is what is read for one word, and lies in one piece.
     L.Embedding: Prunable({"embeddings": "oi"}),
+    L.ReversibleEmbedding: Prunable({"embeddings": "oi", "reverse_embeddings": "io"}),
     L.SimpleRNNCell: _CELL,
     L.LSTMCell: _CELL,
     L.GRUCell: _CELL,
+    # A slope per element; fixed waves; a vector in the shape of a matrix.
+    L.PReLU: _NONE,
+    L.STFTSpectrogram: _NONE,
+    L.SpectralNormalization: _NONE,
 }
 
 # Classes that Keras does not make public, and whose weights are known by their owner.
