@@ -59,7 +59,8 @@ class PruningCallback(keras.callbacks.Callback):
         optimizer: The one whose steps count, in a model with several, such as a GAN:
             the one that trains the pruned weights. By default the model's own.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
+            `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
+            `skip_last`.
 
     Attributes:
         report: `PruningReport`: sparsity asked and achieved per weight, and which

@@ -295,7 +295,8 @@ def find_groups(
                 Site.of(known[id(variable)], wrapper.rule)
                 for wrapper in wrappers
                 for variable in wrapper.layer.weights
-                if mask_of(variable) and variable.trainable
+                if mask_of(variable)
+                and (variable.trainable or wrapper.rule.prune_frozen)
             )
         ]
     else:

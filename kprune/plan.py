@@ -58,6 +58,8 @@ class Rule(Config):
             sequence of these.
         skip: What not to prune, in the same terms. Goes before `only`.
         prune_depthwise: Whether depthwise kernels are pruned too.
+        prune_frozen: Whether kernels of layers with `trainable=False` are, which no
+            training makes up for; not with channels.
         skip_first: Whether the model's first layer with a kernel is left alone, in the
             order of `model.layers`. It is small, and everything rests on it.
         skip_last: Whether the last one is.
@@ -77,6 +79,7 @@ class Rule(Config):
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
+    prune_frozen: bool = False
     skip_first: bool = False
     skip_last: bool = False
 
@@ -110,6 +113,12 @@ class Rule(Config):
             "allocation",
             _allocation(self.allocation, self.granularity, self.criterion),
         )
+        if self.prune_frozen and isinstance(self.granularity, Channel):
+            raise ValueError(
+                "Rule: prune_frozen=True is for single weights: a channel goes through "
+                "several layers, which all have to be trained. Unfreeze them, "
+                "layer.trainable = True, or leave granularity='channel' out."
+            )
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))
         check_final(self.granularity, self.schedule)
@@ -242,10 +251,10 @@ def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolu
     for candidate in found:
         index = _first_rule(plan, candidate)
         if index is None:
-            reason: str | None = candidate.reason or NO_RULE
+            reason = candidate.why_dense(prune_depthwise=True) or NO_RULE
         else:
             rule = plan.rules[index]
-            reason = candidate.why_dense(rule.prune_depthwise)
+            reason = candidate.why_dense(rule.prune_depthwise, rule.prune_frozen)
             try:
                 reason = reason or _why_uncut(rule.granularity, candidate)
             except ValueError as error:

@@ -163,7 +163,8 @@ class Candidate:
         owners: The layers that hold it, from the outermost (the model itself left
             out) to the one whose attribute it is.
         reason: Why it cannot be pruned; `None` if it can.
-        is_depthwise: Whether it is pruned on demand only.
+        is_depthwise: Whether it is a depthwise kernel, pruned on demand only.
+        is_frozen: Whether it is not trained, and pruned on demand only.
         axes: What its axes are; `None` if that is not known.
         also: The other ways to it, where layers share it.
         is_first: Whether it is in the first layer of the model with such a weight.
@@ -174,13 +175,18 @@ class Candidate:
     owners: tuple[keras.layers.Layer, ...]
     reason: str | None
     is_depthwise: bool = False
+    is_frozen: bool = False
     axes: Axes | None = None
     also: tuple[tuple[keras.layers.Layer, ...], ...] = ()
     is_first: bool = False
     is_last: bool = False
 
-    def why_dense(self, prune_depthwise: bool = False) -> str | None:
+    def why_dense(
+        self, prune_depthwise: bool = False, prune_frozen: bool = False
+    ) -> str | None:
         """Returns why the weight stays dense, or `None` if it may be pruned."""
+        if self.reason is None and self.is_frozen and not prune_frozen:
+            return "frozen: its layer has trainable=False; prune_frozen=True prunes it"
         if self.reason is None and self.is_depthwise and not prune_depthwise:
             return (
                 "depthwise kernel: small, and each zero costs accuracy; "
@@ -232,6 +238,7 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
                 owners,
                 _unfit(variable),
                 attribute in entry.depthwise,
+                not variable.trainable,
                 _axes(layer, entry.weights[attribute], variable),
             )
     ends = [*places.values()][:1], [*places.values()][-1:]
@@ -285,8 +292,6 @@ def _own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
 def _unfit(variable: keras.Variable) -> str | None:
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"holds {variable.dtype} values, already quantised"
-    if not variable.trainable:
-        return "frozen: its layer has trainable=False"
     return None
 
 

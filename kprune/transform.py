@@ -52,7 +52,8 @@ def prune(
         schedule: A `Schedule` or a function of the step, instead of `sparsity`.
         plan: A `Plan`, instead of all other arguments.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`, `skip_first`, `skip_last`.
+            `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
+            `skip_last`.
 
     Returns:
         A new model with `Pruned` wrappers, which bear the names of the layers that
@@ -141,7 +142,7 @@ def hold_zeros(model: keras.Model) -> PruningReport:
     for candidate in candidates(model):
         variable = candidate.variable
         shape = tuple(variable.shape)
-        reason = candidate.reason
+        reason = candidate.why_dense(prune_depthwise=True)
         if reason is None:
             mask = values(variable) != 0
             zeros = mask.size - int(np.count_nonzero(mask))

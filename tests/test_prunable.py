@@ -143,3 +143,29 @@ def test_all_of_keras_applications_resolve():
     assert len(names) > 30
     assert len(names) + len(skipped) == len(model.weights)
     assert np.all([skip.reason for skip in skipped])
+
+
+def test_frozen_kernels_on_demand(data):
+    inputs = L.Input((8, 8, 1))
+    frozen = L.Dense(8, trainable=False, name="frozen")
+    model = keras.Model(inputs, L.Dense(3)(frozen(L.Flatten()(inputs))))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    _, skipped = sites(model)
+    assert "prune_frozen=True" in " ".join(skip.reason for skip in skipped)
+    before = frozen.kernel.numpy()
+    callback = kprune.PruningCallback(0.5, allocation="uniform", prune_frozen=True)
+    model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+    after = frozen.kernel.numpy()
+    assert np.mean(after == 0) == 0.5
+    np.testing.assert_array_equal(after[after != 0], before[after != 0])
+    wrapped = kprune.prune(model, 0.5, allocation="uniform", prune_frozen=True)
+    wrapped.compile("adam", loss)
+    driving = kprune.PruningCallback()
+    wrapped.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[driving])
+    assert [w.zeros / w.size for w in driving.report.weights] == [0.5, 0.5]
+
+
+def test_frozen_channels_are_refused():
+    with pytest.raises(ValueError, match="prune_frozen=True is for single weights"):
+        kprune.Rule(0.5, granularity="channel", prune_frozen=True)
