@@ -251,7 +251,7 @@ def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolu
     for candidate in found:
         index = _first_rule(plan, candidate)
         if index is None:
-            reason = candidate.why_dense(prune_depthwise=True) or NO_RULE
+            reason: str | None = candidate.why_dense(prune_depthwise=True) or NO_RULE
         else:
             rule = plan.rules[index]
             reason = candidate.why_dense(rule.prune_depthwise, rule.prune_frozen)
