@@ -37,6 +37,7 @@ from kprune.granularity import (
     NofM,
 )
 from kprune.held import PruningWarning
+from kprune.histograms import Shard, sharded_masks
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
 from kprune.plan import Plan, Rule
@@ -99,6 +100,7 @@ __all__ = [
     "Report",
     "Rule",
     "Schedule",
+    "Shard",
     "ShrinkPlan",
     "ShrinkReport",
     "Snip",
@@ -119,6 +121,7 @@ __all__ = [
     "register_coupling",
     "register_prunable",
     "release",
+    "sharded_masks",
     "shrink",
     "strip",
 ]

@@ -6,7 +6,7 @@ This module changes when a new way of spreading zeros over the weights is wanted
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -134,10 +134,19 @@ class Global(Allocation):
     ) -> list[int]:
         """Returns the numbers of units below the common threshold."""
         sizes = [scores.size for scores in unit_scores]
-        total = round(sparsity * sum(sizes))
+        total, limits = self.budget(sizes, sparsity)
+        return _split(unit_scores, limits, total)
+
+    def budget(self, sizes: Sequence[int], sparsity: float) -> tuple[int, list[int]]:
+        """Returns how many units are pruned, and how many of each weight at most.
+
+        Args:
+            sizes: Per weight the number of its units.
+            sparsity: As for `num_pruned`.
+        """
         # A floor above the density asked for would make the total unreachable.
         limits = _limits(sizes, min(self.min_density, 1 - sparsity))
-        return _split(unit_scores, limits, min(total, sum(limits)))
+        return min(round(sparsity * sum(sizes)), sum(limits)), limits
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -501,19 +510,24 @@ def _adjust(
     return counts
 
 
-def _split(
-    unit_scores: Sequence[np.ndarray], limits: Sequence[int], total: int
+def split_by_rank(
+    limits: Sequence[int],
+    total: int,
+    lowest: Callable[[list[int], int], Sequence[int]],
 ) -> list[int]:
-    """Splits `total` over weights by common rank, none above its limit."""
-    counts = [0] * len(unit_scores)
-    free = list(range(len(unit_scores)))
+    """Splits `total` over weights by common rank, none above its limit.
+
+    Args:
+        limits: How many units each weight may give up.
+        total: How many are wanted, at most the sum of `limits`.
+        lowest: Returns, for indices of weights and a number, how many of that number
+            of lowest units of these weights together each of them has.
+    """
+    counts = [0] * len(limits)
+    free = list(range(len(limits)))
     while True:
         open_total = total - sum(counts[i] for i in range(len(counts)) if i not in free)
-        for i, count in zip(
-            free,
-            _below_threshold([unit_scores[i] for i in free], open_total),
-            strict=True,
-        ):
+        for i, count in zip(free, lowest(free, open_total), strict=True):
             counts[i] = count
         over = [i for i in free if counts[i] > limits[i]]
         if not over:
@@ -523,18 +537,41 @@ def _split(
             free.remove(i)
 
 
-def _below_threshold(unit_scores: Sequence[np.ndarray], total: int) -> list[int]:
+def with_ties(below: Sequence[int], ties: Iterable[int], total: int) -> list[int]:
+    """Fills numbers of units below a threshold up to a total, earlier weights first.
+
+    Args:
+        below: Per weight how many units lie below the threshold.
+        ties: Per weight how many have its score; not asked for further than needed.
+        total: How many units are wanted.
+    """
+    counts = list(below)
+    missing, more = total - sum(below), iter(ties)
+    for i in range(len(counts)):
+        if missing == 0:
+            break
+        taken = min(missing, next(more))
+        counts[i] += taken
+        missing -= taken
+    return counts
+
+
+def _split(
+    unit_scores: Sequence[np.ndarray], limits: Sequence[int], total: int
+) -> list[int]:
+    return split_by_rank(
+        limits, total, lambda free, n: _lowest([unit_scores[i] for i in free], n)
+    )
+
+
+def _lowest(unit_scores: Sequence[np.ndarray], total: int) -> list[int]:
     if total == 0:
         return [0] * len(unit_scores)
     if len(unit_scores) == 1:
         return [total]
     threshold = nth_lowest(unit_scores, total)
-    counts = [int(np.count_nonzero(scores < threshold)) for scores in unit_scores]
-    ties = total - sum(counts)
-    for i, scores in enumerate(unit_scores):
-        if ties == 0:
-            break
-        taken = min(ties, int(np.count_nonzero(scores == threshold)))
-        counts[i] += taken
-        ties -= taken
-    return counts
+    return with_ties(
+        [int(np.count_nonzero(scores < threshold)) for scores in unit_scores],
+        (int(np.count_nonzero(scores == threshold)) for scores in unit_scores),
+        total,
+    )
