@@ -99,6 +99,32 @@ def model_update() -> str:
     return table(head, rows, document)
 
 
+def histograms() -> str:
+    document = load("histograms")
+    if document is None:
+        return NOT_RUN
+    facts = document["results"]
+    rows = [
+        ["weights", f"{facts['weights']:,}"],
+        [
+            "workers, with weights each",
+            f"{facts['workers']:,} x {facts['weights_per_worker']:,}",
+        ],
+        ["to gather as float32", f"{facts['gathered_gigabytes']:g} GB"],
+        [
+            "sent by each worker per update",
+            f"{facts['sent_per_worker_kib']:,} KiB in {facts['calls']} calls",
+        ],
+        ["that is less by a factor of", f"{facts['times_less']:,}"],
+        [f"time for {facts['scores']:,} scores, one core", f"{facts['cpu_seconds']} s"],
+        [
+            "memory beyond scores and mask",
+            f"{facts['memory_beyond_scores_and_mask_mib']} MiB",
+        ],
+    ]
+    return table(["", "one update to 0.9"], rows, document)
+
+
 def import_time() -> str:
     document = load("import_time")
     if document is None:
@@ -547,6 +573,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "model_update": model_update,
         "import_time": import_time,
     },
+    HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
     HERE.parent / "README.md": {
         "overview": overview,
         "channels": channels,

@@ -506,8 +506,8 @@ def _mask(place: _Place, cut: _Cut, dtype: type[np.floating]) -> np.ndarray:
                 if cut.last is not None:
                     ties = ties[place.in_weight(start + ties) > cut.last]
                 keep[ties] = True
-    mask = mask.reshape(place.shard.scores.shape)
-    return mask if place.shard.mask is None else mask & place.shard.mask
+    shaped = mask.reshape(place.shard.scores.shape)
+    return shaped if place.shard.mask is None else shaped & place.shard.mask
 
 
 def _keys(scores: np.ndarray) -> np.ndarray:

@@ -1,8 +1,4 @@
-import contextlib
-import math
-import multiprocessing
 import threading
-import zlib
 
 import keras
 import ml_dtypes
@@ -15,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 import kprune
 from kprune import Global, Shard, histograms, sharded_masks
 from kprune.granularity import keep_highest
-from kprune.pruner import find_groups
 
 
 class Ring:
@@ -89,7 +84,10 @@ def shapes_of(weights):
 
 def pieces(shape, cuts):
     """Yields the slices of a grid, given per axis where it is cut."""
-    ends = [sorted({0, n, *(c % (n + 1) for c in cs)}) for n, cs in zip(shape, cuts)]
+    ends = [
+        sorted({0, n, *(c % (n + 1) for c in cs)})
+        for n, cs in zip(shape, cuts, strict=True)
+    ]
     for corner in np.ndindex(*(len(axis) - 1 for axis in ends)):
         yield tuple(
             slice(axis[i], axis[i + 1]) for axis, i in zip(ends, corner, strict=True)
@@ -104,9 +102,7 @@ def assert_same(found, expected):
 def alone(weights, sparsity, **options):
     """Returns the masks of one worker that has everything."""
     shards = [Shard(name, scores) for name, scores in weights.items()]
-    masks = sharded_masks(
-        shards, shapes_of(weights), sparsity, lambda x: x, **options
-    )
+    masks = sharded_masks(shards, shapes_of(weights), sparsity, lambda x: x, **options)
     return dict(zip(weights, masks, strict=True))
 
 
@@ -132,7 +128,7 @@ def sharded_models(draw):
         cuts = [draw(st.lists(st.integers(0, 6), max_size=2)) for _ in shape]
         for index in pieces(shape, cuts):
             worker = draw(st.integers(0, num_workers - 1))
-            workers[worker].append(Shard(name, weights[name][index], index))
+            workers[worker].append(Shard(name, np.asarray(weights[name][index]), index))
     return weights, [draw(st.permutations(shards)) for shards in workers]
 
 
@@ -176,7 +172,14 @@ def test_by_hand_with_ties_between_and_within_weights():
 
 def test_zeros_of_either_sign_are_equal():
     weights = {"w": np.array([0.0, -0.0, 0.0, -0.0, 1e-45, -1e-45], "float32")}
-    assert alone(weights, 3 / 6)["w"].tolist() == [False, False, True, True, True, False]
+    assert alone(weights, 3 / 6)["w"].tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_infinities_are_the_ends_of_the_order():
@@ -230,36 +233,134 @@ def test_indices_are_counted_beyond_32_bits():
     assert place.in_weight(np.array([7])).tolist() == [2**36 - 1]
 
 
-def test_counts_beyond_32_bits_are_summed_exactly(monkeypatch):
-    # Others have 2**33 scores of 0 and as many of 3: what comes from them is added.
-    mine = np.array([1.0, 2.0], "float32")
-    others = 2**33
+def test_counts_beyond_32_bits_are_summed_exactly():
+    # Of others there are 2**33 zeros, as their sums say.
+    mine, others = np.array([1.0, 2.0, 3.0], "float32"), 2**33
 
     def all_reduce(counts):
         total = counts.copy()
-        if counts.size == 4 and total[0] == 1:  # Settings: a worker alike.
-            return 2 * total
-        if counts.size == 4 and not counts[2:].any() and counts[1] == 0:
-            return total  # Sizes and NaN; see below.
-        if counts.size == 4:  # Below and equal: of the others the zeros are below.
-            return total + [others, 0, 0, 0]
-        if not upper:
+        if counts.size == 2:  # Below the score, and equal to it.
+            total[0] += others
+        elif not upper:
             upper.append(True)
-            total[0x8000] += others
-            total[0x8000 + 0x4040] += others
+            total[2**15] += others  # The upper digit of zero.
         return total
 
-    upper = []
-    place = histograms._place(Shard("w", mine), ["w"], {"w": (2,)})
-    workers = histograms._Workers([place], [2 * others + 2], np.float32, all_reduce)
-
-    def reduce_counts(counts):
-        return counts + others * np.array([1, 0]) if counts.size == 2 else (
-            all_reduce(counts)
-        )
-
-    monkeypatch.setattr(histograms, "_summed", lambda _, counts: reduce_counts(counts))
+    place = histograms._place(Shard("w", mine), ["w"], {"w": (3,)})
+    workers = histograms._Workers([place], [others + 3], np.float32, all_reduce)
     for n, score in ((others + 1, 1.0), (others + 2, 2.0)):
-        upper.clear()
+        upper = []
         (cut,), counts = workers.lowest([0], n)
         assert (cut.score, counts) == (score, [n])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+def test_the_mask_of_a_model_is_that_of_the_callback(num_workers):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 2)),
+            keras.layers.Conv2D(12, 3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(20),
+            keras.layers.Dense(3),
+        ]
+    )
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    weights = {kernel.path: np.abs(kernel.numpy()) for kernel in kernels}
+    workers = [[] for _ in range(num_workers)]
+    for name, scores in weights.items():  # Rows, as evenly as it goes.
+        ends = np.linspace(0, len(scores), num_workers + 1).astype(int)
+        for worker, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+            index = (slice(start, end), *[slice(None)] * (scores.ndim - 1))
+            workers[worker].append(Shard(name, scores[index], index))
+    ring = Ring(num_workers)
+    found = gathered(workers, shapes_of(weights), 0.8, ring=ring)
+    plan = kprune.Plan(kprune.Rule(kprune.ConstantSparsity(0.8), allocation="global"))
+    pruner = kprune.Pruner(model, plan, keras.optimizers.SGD())
+    assert pruner.sparsity == pytest.approx(0.8, abs=1e-3)
+    for kernel in kernels:
+        mask = kernel.constraint.mask.numpy()
+        np.testing.assert_array_equal(found[kernel.path], mask, kernel.path)
+    assert sum(ring.sizes) < 2**20 + 200 and max(ring.sizes) == 2**19
+
+
+def test_what_is_pruned_stays_so_and_replicas_count_once():
+    scores = np.array([5.0, 4.0, 3.0, 2.0], "float32")
+    mask = np.array([False, True, True, True])
+    workers = [[Shard("w", scores, mask=mask, replica_id=i)] for i in range(3)]
+    for masks in outcomes(workers, {"w": (4,)}, 0.5):
+        assert masks[0].tolist() == [False, True, True, False]
+
+
+def refusal(workers, shapes=None, sparsities=(0.5, 0.5)):
+    ring = Ring(2)
+    found = [None] * 2
+
+    def work(i):
+        try:
+            sharded_masks(
+                workers[i], shapes or {"w": (4,)}, sparsities[i], ring.all_reduce(i)
+            )
+        except ValueError as error:
+            found[i] = str(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_all_workers_are_told_what_is_wrong():
+    left = Shard("w", np.ones(2, "float32"), (slice(0, 2),))
+    right = Shard("w", np.ones(2, "float32"), (slice(2, 4),))
+    broken = Shard("w", np.array([1.0, np.nan], "float32"), (slice(2, 4),))
+    for workers, sparsities, match in (
+        ([[left], []], (0.5, 0.5), "'w' have 2 elements, and it has 4"),
+        ([[left, right], [right]], (0.5, 0.5), "'w' have 6 elements"),
+        ([[left], [broken]], (0.5, 0.5), "1 scores of 'w' are NaN"),
+        ([[left], [right]], (0.5, 0.6), "different `shapes`"),
+    ):
+        found = refusal(workers, sparsities=sparsities)
+        assert all(match in told for told in found), found
+    assert "first is at (3,) of 'w'" in refusal([[left], [broken]])[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: Shard(3, np.ones(2)), TypeError, "the weight's name"),
+        (lambda: Shard("w", [1.0]), TypeError, "must be a NumPy array"),
+        (lambda: Shard("w", np.ones(2, int)), TypeError, "must be a NumPy array"),
+        (lambda: Shard("w", np.ones(2), 3), TypeError, "tuple of slices"),
+        (lambda: Shard("w", np.ones(2), ()), ValueError, "slice for each axis"),
+        (lambda: Shard("w", np.ones(2), mask=np.ones(2)), ValueError, "boolean"),
+        (lambda: alone({"w": np.ones(2)}, 1.0), ValueError, "sparsity"),
+        (
+            lambda: alone({"w": np.ones(2)}, 0.5, allocation=kprune.Uniform()),
+            TypeError,
+            "must be a kprune.Global",
+        ),
+        (
+            lambda: sharded_masks([Shard("v", np.ones(2))], {"w": (2,)}, 0.5, int),
+            ValueError,
+            "does not name",
+        ),
+        (
+            lambda: sharded_masks([Shard("w", np.ones(2))], {"w": (3,)}, 0.5, int),
+            ValueError,
+            "Give `index`",
+        ),
+        (
+            lambda: sharded_masks(
+                [Shard("w", np.ones(2))], {"w": (2,)}, 0.5, lambda x: x * 1.0
+            ),
+            TypeError,
+            "must return an int64 array",
+        ),
+    ],
+)
+def test_bad_input_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
