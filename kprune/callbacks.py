@@ -7,20 +7,10 @@ from typing import Any
 
 import keras
 
-from kprune.evidence import check_data, check_num_batches
 from kprune.plan import Plan
 from kprune.report import PruningReport
-from kprune.schedules import FitLength
-from kprune.transform import make_plan
-from kprune.updates import (
-    MaskUpdates,
-    batches_seen,
-    check_same_optimizer,
-    find_optimizer,
-    listed,
-    optimizers,
-    warn,
-)
+from kprune.steps import StepCounter
+from kprune.updates import MaskUpdates, checked_plan, warn
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -86,12 +76,9 @@ class PruningCallback(keras.callbacks.Callback):
         **rule: Any,
     ) -> None:
         super().__init__()
-        self._plan: Plan | None = None
-        if sparsity is not None or schedule is not None or plan is not None or rule:
-            self._plan = make_plan("PruningCallback", sparsity, schedule, plan, rule)
-            criteria = [each.criterion for each in self._plan.rules]
-            check_data(criteria, data is not None, "PruningCallback")
-        check_num_batches(num_batches, "PruningCallback")
+        self._plan = checked_plan(
+            "PruningCallback", sparsity, schedule, plan, rule, data, num_batches
+        )
         self._data, self._num_batches = data, num_batches
         self._given_optimizer = optimizer
         self._length_known = True
@@ -121,12 +108,11 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
-        optimizer = find_optimizer("PruningCallback", self.model, self._given_optimizer)
-        self._epoch_begin = batches_seen(optimizer)
         if self._updates is None:
-            self._optimizer = optimizer
+            self._steps = StepCounter(
+                "PruningCallback", self.model, self._given_optimizer
+            )
             self._initial_epoch = epoch
-            self._first_batch = self._epoch_begin
             if self.model.built and self.model.weights:
                 self._begin()
 
@@ -136,9 +122,6 @@ class PruningCallback(keras.callbacks.Callback):
             # Keras builds a model that knows no input shape in its first step.
             self._begin()
         else:
-            check_same_optimizer(
-                "PruningCallback", self.model, self._given_optimizer, self._optimizer
-            )
             self._updates.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -147,8 +130,7 @@ class PruningCallback(keras.callbacks.Callback):
             return
         if not self._length_known:
             self._length_known = True
-            batches = batches_seen(self._optimizer) - self._first_batch
-            self._place(self._updates, batches, earliest=self._updates.step)
+            self._place(self._updates, self._steps.num_batches, self._steps.now)
         elif epoch == self._initial_epoch:
             self._check_pace()
         # On data of unknown length the step that finds its end counts, unseen by
@@ -159,24 +141,15 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Masks what was written at the end of training, and says what is missing."""
-        if self._updates is None:
-            return
-        regrown = self._updates.mask_again()
-        if regrown and not self._updates.uses_averages():
-            warn(
-                "Weights that are pruned were not zero at the end of training: "
-                f"{listed(regrown)}. Another callback may have restored an earlier "
-                "epoch, such as EarlyStopping(restore_best_weights=True). They were "
-                "set to zero again, without fine-tuning."
-            )
-        self._updates.check_end()
+        if self._updates is not None:
+            self._updates.finish()
 
     def _begin(self) -> None:
         updates = MaskUpdates(
             "PruningCallback",
             self.model,
             self._plan,
-            self._optimizer,
+            self._steps,
             self._data,
             self._num_batches,
         )
@@ -206,23 +179,19 @@ class PruningCallback(keras.callbacks.Callback):
         self, updates: MaskUpdates, batches: int, earliest: int | None = None
     ) -> None:
         """Puts the schedules in plain steps, in a fit of so many batches per epoch."""
-        fit = FitLength(
-            self._first_batch - self._initial_epoch * batches,
-            batches,
-            self.params.get("epochs", 1),
-            optimizers(self._optimizer)[0].gradient_accumulation_steps or 1,
-        )
+        epochs = self.params.get("epochs", 1)
+        fit = self._steps.fit_length(self._initial_epoch, batches, epochs)
         updates.place(fit, self.model.steps_per_execution, earliest)
 
     def _check_pace(self) -> None:
         """Warns if the optimizer does not make one step per batch."""
-        batches = self.params["steps"]
-        made = batches_seen(self._optimizer) - self._epoch_begin
+        batches, made = self.params["steps"], self._steps.num_batches
+        name = self._steps.optimizer.name
         # A loss scale leaves steps out, and an early stop may have.
         if 0 < made <= 1.5 * batches:
             return
         warn(
-            f"The optimizer {self._optimizer.name!r} made {made} steps in an epoch of "
+            f"The optimizer {name!r} made {made} steps in an epoch of "
             f"{batches} batches. Schedules count its steps, and epochs and fractions "
             "of the fit by one step per batch. "
             + (

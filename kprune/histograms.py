@@ -115,7 +115,7 @@ def sharded_masks(
     order of the whole weight, along whichever axes it is cut. 0.0 and -0.0 are equal.
 
     How often `all_reduce` is called, and with what shapes, depends on what was summed
-    alone, so that it is the same on all workers. Usually these are 4 calls, or 5 to 6
+    alone, so that it is the same on all workers. Usually these are 5 calls, or 6 to 8
     where equal scores have to be told apart, of 512 KiB at most each but for 16 bytes
     per weight. A weight that gives up all that it may, because of `min_density` or
     of the one unit that is always left, costs two or three of 512 KiB more, and those

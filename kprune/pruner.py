@@ -7,20 +7,10 @@ from typing import Any
 
 import keras
 
-from kprune.evidence import check_data, check_num_batches
 from kprune.plan import Plan
 from kprune.report import PruningReport
-from kprune.schedules import FitLength
-from kprune.transform import make_plan
-from kprune.updates import (
-    MaskUpdates,
-    batches_seen,
-    check_same_optimizer,
-    find_optimizer,
-    listed,
-    optimizers,
-    warn,
-)
+from kprune.steps import StepCounter
+from kprune.updates import MaskUpdates, checked_plan, listed, warn
 
 # Calls of `step` without a step of the optimizer after which something is wrong: a
 # dynamic loss scale leaves out the first dozen.
@@ -102,10 +92,7 @@ class Pruner:
                 f"Pruner: `model` must be a Keras 3 model. Received {model!r} of type "
                 f"{type(model).__module__}.{type(model).__qualname__}."
             )
-        if sparsity is not None or schedule is not None or plan is not None or rule:
-            plan = make_plan("Pruner", sparsity, schedule, plan, rule)
-            check_data([r.criterion for r in plan.rules], data is not None, "Pruner")
-        check_num_batches(num_batches, "Pruner")
+        plan = checked_plan("Pruner", sparsity, schedule, plan, rule, data, num_batches)
         _check_count("epochs", epochs, 1)
         _check_count("initial_epoch", initial_epoch, 0)
         if steps_per_epoch is not None:
@@ -115,19 +102,10 @@ class Pruner:
                 f"Pruner: {model.name!r} has no weights yet. Build it first: call "
                 "model.build(input_shape), or call it on a batch of data."
             )
-        self._model, self._given_optimizer = model, optimizer
-        self._optimizer = find_optimizer("Pruner", model, optimizer)
-        updates = MaskUpdates("Pruner", model, plan, self._optimizer, data, num_batches)
+        steps = StepCounter("Pruner", model, optimizer)
+        updates = MaskUpdates("Pruner", model, plan, steps, data, num_batches)
         if steps_per_epoch is not None:
-            first = batches_seen(self._optimizer)
-            updates.place(
-                FitLength(
-                    first - initial_epoch * steps_per_epoch,
-                    steps_per_epoch,
-                    epochs,
-                    optimizers(self._optimizer)[0].gradient_accumulation_steps or 1,
-                )
-            )
+            updates.place(steps.fit_length(initial_epoch, steps_per_epoch, epochs))
         elif updates.waiting:
             raise ValueError(
                 f"Pruner: {updates.waiting[0]} counts in epochs or fractions of "
@@ -136,8 +114,8 @@ class Pruner:
                 "kprune.PolynomialDecay(0.0, 0.9, begin_step=0, end_step=5000)."
             )
         updates.attach()
-        self._updates = updates
-        self._seen = batches_seen(self._optimizer)
+        self._updates, self._steps = updates, steps
+        self._seen = steps.num_batches
         self._calls_since = 0
         # Whether what holds the masks is yet to be seen at work.
         self._unproven = bool(updates.history)
@@ -167,9 +145,6 @@ class Pruner:
         Raises:
             ValueError: If the model was compiled with another optimizer meanwhile.
         """
-        check_same_optimizer(
-            "Pruner", self._model, self._given_optimizer, self._optimizer
-        )
         if self._moved() and self._unproven:
             self._unproven = False
             self._prove()
@@ -185,20 +160,19 @@ class Pruner:
         Returns:
             The report of the pruned weights.
         """
-        if self._unproven:
+        if self._moved() and self._unproven:
             self._prove()
-        self._updates.mask_again()
-        self._updates.check_end()
+        self._updates.finish()
         return self.report
 
     def _moved(self) -> bool:
         """Returns whether the optimizer made a step; warns if it never does."""
-        seen = batches_seen(self._optimizer)
+        seen = self._steps.num_batches
         self._calls_since = 0 if seen != self._seen else self._calls_since + 1
         if self._calls_since == _PATIENCE:
             warn(
                 f"Pruner.step was called {_PATIENCE} times, and the optimizer "
-                f"{self._optimizer.name!r} is at step {self._updates.step} still: "
+                f"{self._steps.optimizer.name!r} is at step {self._steps.now} still: "
                 "masks are made by its steps. Give Pruner the optimizer that trains "
                 "the model, optimizer=..."
             )

@@ -7,20 +7,20 @@ what is checked and done at a step changes.
 
 import contextlib
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from kprune.channels import ChannelGroup
-from kprune.evidence import Batch, Evidence, check_data, read
+from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight, PruningWarning
-from kprune.layers import mask_of, values
+from kprune.layers import mask_of
 from kprune.plan import Plan, check_final
 from kprune.report import PruningReport
 from kprune.schedules import FitLength, Schedule
-from kprune.transform import forget_traces
+from kprune.steps import StepCounter
+from kprune.transform import forget_traces, make_plan
 
 
 class MaskUpdates:
@@ -32,7 +32,7 @@ class MaskUpdates:
         owner: Who is speaking in error messages, such as `"PruningCallback"`.
         model: A built model.
         plan: What to prune; `None` for what the model's wrappers or masks say.
-        optimizer: Its `iterations` are the steps.
+        steps: Counts the optimizer's steps.
         data: What criteria may look at; `None` if there is none.
         num_batches: How many batches of it.
 
@@ -50,7 +50,7 @@ class MaskUpdates:
         owner: str,
         model: keras.Model,
         plan: Plan | None,
-        optimizer: keras.optimizers.Optimizer,
+        steps: StepCounter,
         data: Any,
         num_batches: int,
     ) -> None:
@@ -60,14 +60,9 @@ class MaskUpdates:
                 f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
             )
         self.history: list[tuple[int, float]] = []
-        self._owner, self._model, self._optimizer = owner, model, optimizer
+        self._owner, self._model, self._steps = owner, model, steps
         self.groups, self._skipped = find_groups(model, plan)
         self._look(data, num_batches)
-
-    @property
-    def step(self) -> int:
-        """The number of optimizer steps so far."""
-        return step_of(self._optimizer)
 
     @property
     def sparsity(self) -> float:
@@ -87,7 +82,7 @@ class MaskUpdates:
         known = [(share, size) for share, size in asked if share is not None]
         total = sum(share * size for share, size in known)
         return PruningReport(
-            step=self.step,
+            step=self._steps.now,
             asked=total / sum(size for _, size in known) if known else None,
             weights=tuple(weight.record() for weight in self.weights()),
             skipped=self._skipped,
@@ -121,7 +116,7 @@ class MaskUpdates:
     def attach(self) -> None:
         """Puts the masks on the weights, and makes those that are due now."""
         for group in self.groups:
-            _check_free_zeros(group, self.step)
+            _check_free_zeros(group, self._steps.now)
             _check_surplus(group)
         # Up to here nothing was changed.
         averages = self._averages()
@@ -133,8 +128,13 @@ class MaskUpdates:
         self.update()
 
     def update(self) -> bool:
-        """Makes masks anew where an update is due; returns whether any was made."""
-        step, made = self.step, False
+        """Makes masks anew where an update is due; returns whether any was made.
+
+        Raises:
+            ValueError: If the model was given another optimizer meanwhile.
+        """
+        self._steps.check_optimizer()
+        step, made = self._steps.now, False
         for group in self.groups:
             if group.schedule is None or not group.schedule.is_resolved:
                 continue
@@ -156,11 +156,19 @@ class MaskUpdates:
                 weight.apply()
         return regrown
 
-    def uses_averages(self) -> bool:
-        """Returns whether the optimizer may write averages to the weights."""
-        return any(inner.use_ema for inner in self._every_optimizer())
+    def finish(self) -> None:
+        """Masks what was written since the last step, and says what is missing."""
+        regrown = self.mask_again()
+        if regrown and not self._steps.averaging:
+            warn(
+                "Weights that are pruned were not zero at the end of training: "
+                f"{listed(regrown)}. Another callback may have restored an earlier "
+                "epoch, such as EarlyStopping(restore_best_weights=True). They were "
+                "set to zero again, without fine-tuning."
+            )
+        self._check_end()
 
-    def check_end(self) -> None:
+    def _check_end(self) -> None:
         """Warns of schedules that training left unfinished."""
         for group in self.groups:
             schedule = group.schedule
@@ -170,7 +178,7 @@ class MaskUpdates:
             if group.num_pruned < group.least_pruned(final):
                 warn(
                     f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
-                    f"and step {self.step}; the schedule "
+                    f"and step {self._steps.now}; the schedule "
                     f"asks for {final:.4f} at step "
                     f"{schedule.end_step}. Go on with another fit."
                 )
@@ -192,7 +200,7 @@ class MaskUpdates:
         last: int,
         stride: int,
     ) -> None:
-        step = self.step
+        step = self._steps.now
         begin, end, final = (
             schedule.begin_step,
             schedule.end_step,
@@ -223,19 +231,13 @@ class MaskUpdates:
                 "compile the model anew."
             )
 
-    def _every_optimizer(self) -> list[Any]:
-        """Returns all optimizers that may write to the model's weights."""
-        found = [self._optimizer, *_held_optimizers(self._model).values()]
-        return [*dict.fromkeys(o for outer in found for o in optimizers(outer))]
-
     def _averages(self) -> dict[int, keras.Variable]:
-        """Returns the optimizer's moving averages by the id of their variable."""
-        optimizer = self._optimizer
-        averaging = [inner for inner in self._every_optimizer() if inner.use_ema]
-        if any(inner in optimizers(optimizer) for inner in averaging):
-            if not optimizer.built:
+        """Returns the optimizers' moving averages by the id of their variable."""
+        averaging = self._steps.averaging
+        if any(inner in self._steps.optimizers for inner in averaging):
+            if not self._steps.optimizer.built:
                 # Keras would do so in the first step, after it has read the masks.
-                optimizer.build(self._model.trainable_variables)
+                self._steps.optimizer.build(self._model.trainable_variables)
         return {
             id(variable): average
             for inner in averaging
@@ -248,78 +250,27 @@ class MaskUpdates:
         }
 
 
-def find_optimizer(owner: str, model: keras.Model, given: Any) -> Any:
-    """Returns the optimizer whose steps count.
+def checked_plan(
+    owner: str,
+    sparsity: float | None,
+    schedule: Any,
+    plan: Plan | None,
+    rule: dict[str, Any],
+    data: Any,
+    num_batches: int,
+) -> Plan | None:
+    """Returns the plan that arguments describe; `None` if none of them says anything.
 
     Raises:
-        ValueError: If the model has none, or several and none is given.
-        TypeError: If what is given is no optimizer.
+        ValueError: If they contradict each other, or a criterion lacks data.
+        TypeError: If one is unknown or of the wrong type.
     """
-    if given is not None:
-        if not isinstance(given, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"{owner}: `optimizer` must be a keras.optimizers.Optimizer. Received "
-                f"{given!r} of type {type(given).__name__}."
-            )
-        return given
-    if getattr(model, "optimizer", None) is not None:
-        return model.optimizer
-    found = _held_optimizers(model)
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        raise ValueError(
-            f"{owner}: {model.name!r} has several optimizers ({', '.join(found)}). Say "
-            "which one trains the weights that are pruned, such as optimizer="
-            f"model.{next(iter(found))}, and choose these weights with only=[...]."
-        )
-    raise ValueError(
-        f"{owner}: {model.name!r} has no optimizer. Call compile(optimizer=...) before "
-        "fit, or say optimizer=..."
-    )
-
-
-def check_same_optimizer(
-    owner: str, model: keras.Model, given: Any, first: keras.optimizers.Optimizer
-) -> None:
-    """Raises ValueError if a model got another optimizer while it was pruned."""
-    if given is None and getattr(model, "optimizer", first) not in (first, None):
-        raise ValueError(
-            f"{owner}: {model.name!r} was given another optimizer in mid-training, "
-            f"{model.optimizer.name!r} instead of {first.name!r}, which counts steps "
-            "anew. Compile a model between two fits only; to change the learning rate, "
-            "assign model.optimizer.learning_rate."
-        )
-
-
-def _held_optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
-    """Returns the optimizers that a model holds as attributes."""
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if isinstance(value, keras.optimizers.Optimizer)
-    }
-
-
-def step_of(optimizer: keras.optimizers.Optimizer) -> int:
-    """Returns how many steps an optimizer has made."""
-    return _number(optimizer.iterations)
-
-
-def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
-    """Returns how many batches an optimizer has seen, over its whole life."""
-    # `iterations` is rounded down to whole accumulations, so that epochs counted from
-    # it would drift.
-    return _number(optimizers(optimizer)[0]._iterations)
-
-
-def optimizers(optimizer: keras.optimizers.Optimizer) -> Sequence[Any]:
-    """Returns the optimizers that do the work, inside of wrapping ones."""
-    if hasattr(optimizer, "inner_optimizer"):  # LossScaleOptimizer
-        return optimizers(optimizer.inner_optimizer)
-    if hasattr(optimizer, "optimizers"):  # MultiOptimizer
-        return [o for inner in optimizer.optimizers for o in optimizers(inner)]
-    return [optimizer]
+    check_num_batches(num_batches, owner)
+    if sparsity is None and schedule is None and plan is None and not rule:
+        return None
+    plan = make_plan(owner, sparsity, schedule, plan, rule)
+    check_data([r.criterion for r in plan.rules], data is not None, owner)
+    return plan
 
 
 def listed(counts: dict[str, int]) -> str:
@@ -332,13 +283,6 @@ def listed(counts: dict[str, int]) -> str:
 def warn(message: str) -> None:
     """Warns the user of what pruning will not, or did not, do."""
     warnings.warn(message, PruningWarning, stacklevel=3)
-
-
-def _number(variable: Any) -> int:
-    try:
-        return int(variable)
-    except TypeError:  # One per replica.
-        return int(values(variable))
 
 
 def _scope(model: keras.Model) -> Any:

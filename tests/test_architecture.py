@@ -17,7 +17,7 @@ LAYERS = [
     ["criteria", "granularity", "histograms"],
     ["plan"],
     ["layers"],
-    ["evidence", "held", "rebuild"],
+    ["evidence", "held", "rebuild", "steps"],
     ["coupling", "transform"],
     ["channels"],
     ["groups"],

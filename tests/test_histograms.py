@@ -34,15 +34,20 @@ class Ring:
         return summed
 
 
-def outcomes(workers, shapes, sparsity, allocation=None, ring=None):
-    """Returns what each worker gets from its call: masks, or an error."""
+def outcomes(workers, shapes, sparsities, allocation=None, ring=None):
+    """Returns what each worker gets from its call: masks, or an error.
+
+    Workers have the same sparsity, unless there is one for each.
+    """
     ring = ring or Ring(len(workers))
+    if isinstance(sparsities, float):
+        sparsities = [sparsities] * len(workers)
     found = [None] * len(workers)
 
     def work(i):
         try:
             found[i] = sharded_masks(
-                workers[i], shapes, sparsity, ring.all_reduce(i), allocation
+                workers[i], shapes, sparsities[i], ring.all_reduce(i), allocation
             )
         except Exception as error:
             found[i] = error
@@ -292,24 +297,8 @@ def test_what_is_pruned_stays_so_and_replicas_count_once():
         assert masks[0].tolist() == [False, True, True, False]
 
 
-def refusal(workers, shapes=None, sparsities=(0.5, 0.5)):
-    ring = Ring(2)
-    found = [None] * 2
-
-    def work(i):
-        try:
-            sharded_masks(
-                workers[i], shapes or {"w": (4,)}, sparsities[i], ring.all_reduce(i)
-            )
-        except ValueError as error:
-            found[i] = str(error)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+def refusals(workers, sparsities=0.5):
+    return list(map(str, outcomes(workers, {"w": (4,)}, sparsities)))
 
 
 def test_all_workers_are_told_what_is_wrong():
@@ -322,9 +311,9 @@ def test_all_workers_are_told_what_is_wrong():
         ([[left], [broken]], (0.5, 0.5), "1 scores of 'w' are NaN"),
         ([[left], [right]], (0.5, 0.6), "different `shapes`"),
     ):
-        found = refusal(workers, sparsities=sparsities)
+        found = refusals(workers, sparsities)
         assert all(match in told for told in found), found
-    assert "first is at (3,) of 'w'" in refusal([[left], [broken]])[1]
+    assert "first is at (3,) of 'w'" in refusals([[left], [broken]])[1]
 
 
 @pytest.mark.parametrize(

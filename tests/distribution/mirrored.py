@@ -74,25 +74,24 @@ def compared(model):
     return shares
 
 
+def trained(model, callback):
+    model.fit(*DATA, batch_size=32, epochs=3, verbose=0, callbacks=[callback])
+    return compared(model)
+
+
 def main():
     results = {}
     for name, arguments in CASES.items():
         with STRATEGY.scope():
             model = build()
         callback = kprune.PruningCallback(sparsity=0.75, **arguments)
-        model.fit(*DATA, batch_size=32, epochs=3, verbose=0, callbacks=[callback])
-        results[name] = compared(model)
+        results[name] = trained(model, callback)
     with STRATEGY.scope():
-        model = build(use_ema=True)
-    callback = kprune.PruningCallback(sparsity=0.75)
-    model.fit(*DATA, batch_size=32, epochs=3, verbose=0, callbacks=[callback])
-    results["averages"] = compared(model)
-    with STRATEGY.scope():
-        model = kprune.prune(build(), sparsity=0.75)
-        model.compile(keras.optimizers.Adam(0.01), LOSS)
-    callback = kprune.PruningCallback()
-    model.fit(*DATA, batch_size=32, epochs=3, verbose=0, callbacks=[callback])
-    results["wrapped"] = compared(model)
+        averaged = build(use_ema=True)
+        wrapped = kprune.prune(build(), sparsity=0.75)
+        wrapped.compile(keras.optimizers.Adam(0.01), LOSS)
+    results["averages"] = trained(averaged, kprune.PruningCallback(sparsity=0.75))
+    results["wrapped"] = trained(wrapped, kprune.PruningCallback())
     print(json.dumps(results))
 
 
