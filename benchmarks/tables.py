@@ -110,9 +110,13 @@ def histograms() -> str:
             "workers, with weights each",
             f"{facts['workers']:,} x {facts['weights_per_worker']:,}",
         ],
-        ["to gather as float32", f"{facts['gathered_gigabytes']:g} GB"],
         [
-            "sent by each worker per update",
+            "to gather as float32; sent by each worker",
+            f"{facts['gathered_gigabytes']:g} GB; "
+            f"{facts['gathered_per_worker_megabytes']:g} MB",
+        ],
+        [
+            "sent by each worker as histograms",
             f"{facts['sent_per_worker_kib']:,} KiB in {facts['calls']} calls",
         ],
         ["that is less by a factor of", f"{facts['times_less']:,}"],

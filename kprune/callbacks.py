@@ -9,7 +9,7 @@ import keras
 
 from kprune.plan import Plan
 from kprune.report import PruningReport
-from kprune.steps import StepCounter
+from kprune.steps import StepCounter, check_given
 from kprune.updates import MaskUpdates, checked_plan, warn
 
 
@@ -80,6 +80,7 @@ class PruningCallback(keras.callbacks.Callback):
             "PruningCallback", sparsity, schedule, plan, rule, data, num_batches
         )
         self._data, self._num_batches = data, num_batches
+        check_given("PruningCallback", optimizer)
         self._given_optimizer = optimizer
         self._length_known = True
         self._updates: MaskUpdates | None = None

@@ -84,6 +84,15 @@ class StepCounter:
         return _number(self.optimizers[0]._iterations)
 
 
+def check_given(owner: str, given: Any) -> None:
+    """Raises TypeError if what the user gave is neither `None` nor an optimizer."""
+    if given is not None and not isinstance(given, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"{owner}: `optimizer` must be a keras.optimizers.Optimizer. Received "
+            f"{given!r} of type {type(given).__name__}."
+        )
+
+
 def _find(owner: str, model: keras.Model, given: Any) -> Any:
     """Returns the optimizer whose steps count.
 
@@ -91,12 +100,8 @@ def _find(owner: str, model: keras.Model, given: Any) -> Any:
         ValueError: If the model has none, or several and none is given.
         TypeError: If what is given is no optimizer.
     """
+    check_given(owner, given)
     if given is not None:
-        if not isinstance(given, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"{owner}: `optimizer` must be a keras.optimizers.Optimizer. Received "
-                f"{given!r} of type {type(given).__name__}."
-            )
         return given
     if getattr(model, "optimizer", None) is not None:
         return model.optimizer

@@ -540,6 +540,7 @@ def test_a_model_that_is_not_compiled_is_refused(data):
         (dict(sparsity=0.8, criterion=3), TypeError, "Criterion"),
         (dict(sparsity=0.8, only=3), TypeError, "only"),
         (dict(plan=0.8), TypeError, "kprune.Plan"),
+        (dict(sparsity=0.8, optimizer="adam"), TypeError, "keras.optimizers.Optim"),
         (
             dict(plan=kprune.Plan(kprune.Rule(0.5)), sparsity=0.8),
             ValueError,

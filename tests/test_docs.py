@@ -41,3 +41,9 @@ def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
     )
     assert names["callback"].report.sparsity == pytest.approx(0.9, abs=1e-3)
     assert len(names["plan"].rules) == 2
+
+
+def test_the_code_of_the_page_on_many_machines_runs():
+    names = run("beyond_one_machine.md", {})
+    pruned = sum(int((~mask).sum()) for mask in names["masks"])
+    assert pruned == round(0.9 * 1024 * 256)
