@@ -44,6 +44,7 @@ from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
+from kprune.regrowth import SET, Regrowth, RigL
 from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
@@ -97,8 +98,11 @@ __all__ = [
     "PruningReport",
     "PruningWarning",
     "Random",
+    "Regrowth",
     "Report",
+    "RigL",
     "Rule",
+    "SET",
     "Schedule",
     "Shard",
     "ShrinkPlan",

@@ -36,6 +36,7 @@ class PruningCallback(keras.callbacks.Callback):
             together. The schedule is then a cubic ramp over the first half of the
             fit, whatever its length; the second half is fine-tuning. Where the
             data's length is not known before, the ramp begins after the first epoch.
+            With `regrowth` it is that sparsity from the first step on.
         schedule: A `Schedule` or a function of the step, instead of `sparsity`. Its
             steps are `optimizer.iterations`, which go on from one fit to the next;
             `kprune.Epochs` and `kprune.FitFraction` count in the present fit.
@@ -49,7 +50,7 @@ class PruningCallback(keras.callbacks.Callback):
         optimizer: The one whose steps count, in a model with several, such as a GAN:
             the one that trains the pruned weights. By default the model's own.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
+            `regrowth`, `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
             `skip_last`.
 
     Attributes:

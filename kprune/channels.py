@@ -7,7 +7,7 @@ to masks of channels changes.
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ class ChannelGroup:
         rule: How they are pruned.
         removed: Boolean per unit: whether its channels are held at zero.
         schedule: The rule's schedule, in plain steps once these are known.
-        updated_at: The step, by the schedule, of the last update.
+        updated_at: The step, by the schedule, of the last update, and `None`.
         evidence: Where the rule's criterion finds what it needs beside the weights.
         scores: Those that were found last.
     """
@@ -47,9 +47,12 @@ class ChannelGroup:
     rule: Rule
     removed: np.ndarray
     schedule: Schedule | None = None
-    updated_at: int | None = None
+    updated_at: tuple[int, int | None] | None = None
     evidence: Evidence = Evidence()
     scores: np.ndarray | None = None
+
+    # What is zero altogether has no gradient: channels do not grow back.
+    regrowth: ClassVar[None] = None
 
     @property
     def size(self) -> int:
@@ -122,6 +125,10 @@ class ChannelGroup:
         """
         self.evidence = evidence
         self.scores = self._scores()
+
+    def begin(self, sparsity: float) -> bool:
+        """Makes the first masks; returns as `update`."""
+        return self.update(sparsity)
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.

@@ -19,7 +19,26 @@ from kprune.config import Config
 FROM_DATA = frozenset({"gradient", "squared_gradient", "input_norm"})
 
 
-class Criterion(Config, abc.ABC):
+class Scorer(Config):
+    """What gives scores to weights, and says what it looks at for that.
+
+    Attributes:
+        needs: What it looks at beside the weight, see `Criterion`.
+        role: What it is, for messages.
+        without_data: The name of one that needs no data, for messages.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    role: ClassVar[str] = "criterion"
+    without_data: ClassVar[str] = "magnitude"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot do without data."""
+        return not FROM_DATA.isdisjoint(self.needs)
+
+
+class Criterion(Scorer, abc.ABC):
     """Gives each element of a weight a score; larger means keep.
 
     To add a criterion, write a frozen dataclass with one method, `score`. Scores should
@@ -56,7 +75,6 @@ class Criterion(Config, abc.ABC):
             elements.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
     allocation: ClassVar[Allocation | None] = None
     channels_only: ClassVar[bool] = False
     order: int = 2
@@ -76,11 +94,6 @@ class Criterion(Config, abc.ABC):
             A new array of the same shape, float32 or float64. NaN says that there is
             no telling; masks stay as they are then.
         """
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it cannot do without data."""
-        return not FROM_DATA.isdisjoint(self.needs)
 
     def counts(self, layer: keras.layers.Layer, rank: int, role: str) -> bool:
         """Returns whether a weight has a say in which channels go.

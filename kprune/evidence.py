@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.criteria import Criterion
+from kprune.criteria import Scorer
 from kprune.layers import values
 from kprune.prunable import candidates
 
@@ -59,9 +59,9 @@ class Evidence:
     batches: tuple[Batch, ...] = ()
 
     def about(
-        self, criterion: Criterion, variables: Sequence[keras.Variable]
+        self, scorer: Scorer, variables: Sequence[keras.Variable]
     ) -> list[dict[str, Any]]:
-        """Returns for each variable what the criterion's `score` takes beside it.
+        """Returns for each variable what the scorer takes beside it.
 
         Raises:
             TypeError: If it needs something that kprune does not know.
@@ -69,33 +69,34 @@ class Evidence:
                 found for a weight.
         """
         found: list[dict[str, Any]] = [{} for _ in variables]
-        if not criterion.needs:
+        if not scorer.needs:
             return found
-        check_data([criterion], bool(self.batches), type(criterion).__name__)
-        for name in criterion.needs:
+        check_data([scorer], bool(self.batches), type(scorer).__name__)
+        for name in scorer.needs:
             if name == "axis":
                 continue  # Known where channels are scored.
             if name not in _FINDERS:
                 raise TypeError(
-                    f"{criterion} needs {name!r}. A criterion may need "
+                    f"{scorer} needs {name!r}. A {scorer.role} may need "
                     f"{sorted({*_FINDERS, 'axis'})}."
                 )
             if self.model is None:
-                raise ValueError(f"{criterion} needs a model to find {name!r} in.")
+                raise ValueError(f"{scorer} needs a model to find {name!r} in.")
             facts = _FINDERS[name](self.model, self.batches, variables)
             for kwargs, value in zip(found, facts, strict=True):
                 kwargs[name] = value
         return found
 
 
-def check_data(criteria: Iterable[Criterion], given: bool, owner: str) -> None:
-    """Raises ValueError if a criterion needs data and none is given."""
-    for criterion in criteria:
-        if criterion.needs_data and not given:
+def check_data(scorers: Iterable[Scorer], given: bool, owner: str) -> None:
+    """Raises ValueError if something needs data to score by and none is given."""
+    for scorer in scorers:
+        if scorer.needs_data and not given:
             raise ValueError(
-                f"{owner}: the criterion {criterion} needs data, to find "
-                f"{' and '.join(criterion.needs)}, and got none. Give it some, "
-                f"data=(x_train, y_train): {_TAKES}. 'magnitude' needs none."
+                f"{owner}: the {scorer.role} {scorer} needs data, to find "
+                f"{' and '.join(scorer.needs)}, and got none. Give it some, "
+                f"data=(x_train, y_train): {_TAKES}. {scorer.without_data!r} needs "
+                "none."
             )
 
 

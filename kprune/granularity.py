@@ -96,6 +96,45 @@ class Granularity(Config, abc.ABC):
         """
         return self.expand(keep_highest(self.unit_scores(scores), num_pruned), scores)
 
+    def exchange(
+        self,
+        mask: np.ndarray,
+        scores: np.ndarray,
+        growth: np.ndarray,
+        num_pruned: int,
+        rate: float,
+    ) -> np.ndarray:
+        """Returns a mask in which other units are kept than before.
+
+        Of the units that are kept, at most as many as shall be, a share gives up its
+        place, those of lowest score; the free places go to the units of highest growth
+        that are not kept, among them those that gave up theirs.
+
+        Args:
+            mask: The mask so far.
+            scores: One score per element, not negative.
+            growth: How much each element deserves to grow, not negative.
+            num_pruned: Number of units to prune, from 0 to the number of units.
+            rate: The share of kept units that gives up its place, in [0, 1).
+
+        Example:
+            >>> Element().exchange(
+            ...     mask=np.array([True, True, False, False]),
+            ...     scores=np.array([1.0, 2.0, 0.0, 0.0]),
+            ...     growth=np.array([0.0, 0.0, 3.0, 4.0]),
+            ...     num_pruned=2,
+            ...     rate=0.5,
+            ... )
+            array([False,  True, False,  True])
+        """
+        kept = self.unit_scores(mask) != 0
+        num_kept = min(int(np.count_nonzero(kept)), kept.size - num_pruned)
+        num_stay = num_kept - int(rate * num_kept)
+        of_units = np.where(kept, self.unit_scores(scores), -np.inf)
+        stay = keep_highest(of_units, kept.size - num_stay)
+        grow = np.where(stay, np.inf, self.unit_scores(growth))
+        return self.expand(keep_highest(grow, num_pruned), growth)
+
 
 @keras.saving.register_keras_serializable("kprune")
 @dataclasses.dataclass(frozen=True)
@@ -388,6 +427,33 @@ class NofM(Granularity):
             _prune_lowest(groups, num_pruned, whole, out=target)
             start += num_units
         return mask
+
+    def exchange(
+        self,
+        mask: np.ndarray,
+        scores: np.ndarray,
+        growth: np.ndarray,
+        num_pruned: int,
+        rate: float,
+    ) -> np.ndarray:
+        """Returns a mask in which groups that are N:M keep other weights than before.
+
+        Groups do not change places; in each of them what is kept does. See
+        `Granularity.exchange`.
+        """
+        scores = np.where(mask, scores, -np.inf)
+        of_units = np.where(
+            self.unit_scores(mask) == 0,
+            -np.inf,
+            self.unit_scores(np.where(mask, scores, 0)),
+        )
+        whole = keep_highest(of_units, num_pruned)
+        kept = self.expand(whole, scores)
+        num_kept = int(np.count_nonzero(kept))
+        lowest = np.where(kept, scores, -np.inf).reshape(-1)
+        num_stay = num_kept - int(rate * num_kept)
+        stay = keep_highest(lowest, kept.size - num_stay).reshape(kept.shape)
+        return self.expand(whole, np.where(stay, np.inf, growth))
 
     def _parts(self, inputs: int) -> list[tuple[int, int, int]]:
         """Returns number and length of groups, and how many weights each gives up."""

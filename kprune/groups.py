@@ -6,6 +6,7 @@ scores to masks changes.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,12 +17,14 @@ import numpy as np
 from kprune.allocation import Facts
 from kprune.channels import ChannelGroup, channel_group
 from kprune.coupling.graph import analyse, check_graph
+from kprune.criteria import Scorer
 from kprune.evidence import Evidence
 from kprune.granularity import Channel, Granularity, keep_highest
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
 from kprune.plan import NO_RULE, Plan, Rule, Site, resolve
 from kprune.prunable import Candidate, candidates
+from kprune.regrowth import Regrowth
 from kprune.report import ChannelRecord, SkippedWeight
 from kprune.schedules import Schedule
 
@@ -34,15 +37,17 @@ class Group:
         weights: The weights.
         rule: How they are pruned; `None` where masks are only held.
         schedule: The rule's schedule, in plain steps once these are known.
-        updated_at: The step, by the schedule, of the last update.
-        evidence: Where the rule's criterion finds what it needs beside the weights.
+        updated_at: The steps, by schedule and regrowth, of the last update.
+        evidence: Where what gives scores finds what it needs beside the weights.
+        regrowth: The rule's regrowth, in plain steps once these are known.
     """
 
     weights: list[HeldWeight]
     rule: Rule | None = None
     schedule: Schedule | None = None
-    updated_at: int | None = None
+    updated_at: tuple[int, int | None] | None = None
     evidence: Evidence = Evidence()
+    regrowth: Regrowth | None = None
 
     @property
     def size(self) -> int:
@@ -119,16 +124,16 @@ class Group:
         return sparsity if asked is None else asked
 
     def look(self, evidence: Evidence) -> None:
-        """Takes what the criterion may look at, and tries it: what is amiss shows now.
+        """Takes what scores may look at, and tries it: what is amiss shows now.
 
         Raises:
-            ValueError: If something that the criterion needs cannot be found.
+            ValueError: If something that the rule needs cannot be found.
             TypeError: If it needs something that is unknown.
         """
         self.evidence = evidence
-        if self.rule is not None:
-            variables = [weight.variable for weight in self.weights]
-            evidence.about(self.rule.criterion, variables)
+        variables = [weight.variable for weight in self.weights]
+        for scorer in self.rule.scorers if self.rule else ():
+            evidence.about(scorer, variables)
 
     def update(self, sparsity: float) -> bool:
         """Makes the masks anew from the weights as they are.
@@ -143,23 +148,67 @@ class Group:
         targets = rule.criterion.targets(now, sparsity)
         return all(self._update_once(rule, target) for target in targets)
 
-    def _update_once(self, rule: Rule, sparsity: float) -> bool:
-        variables = [weight.variable for weight in self.weights]
-        known = self.evidence.about(rule.criterion, variables)
-        scores = [
-            rule.criterion.score(values(variable), **beside)
-            for variable, beside in zip(variables, known, strict=True)
+    def begin(self, sparsity: float) -> bool:
+        """Makes the first masks, or takes over those of an earlier fit.
+
+        Where regrowth has moved masks, it is not the criterion that says what they
+        were, but they themselves, or in a model from a file its zeros.
+
+        Returns:
+            As `update`.
+        """
+        if self.regrowth is not None:
+            least = self.least_pruned(sparsity)
+            if self.num_pruned >= least:
+                return True
+            if self.num_zeros() >= least:
+                self.adopt_zeros()
+                return True
+        return self.update(sparsity)
+
+    def adopt_zeros(self) -> None:
+        """Prunes what is zero, and nothing else."""
+        for weight in self.weights:
+            weight.adopt_zeros()
+
+    def exchange(self, sparsity: float, step: int) -> bool:
+        """Lets a share of the pruned take the place of kept ones.
+
+        Args:
+            sparsity: The schedule's sparsity.
+            step: The step of the exchange, by the regrowth.
+
+        Returns:
+            As `update`.
+        """
+        rule, regrowth = self._needed_rule(), self.regrowth
+        if regrowth is None:
+            raise ValueError("A group without regrowth has nothing to exchange.")
+        scores = self._found(rule.criterion, rule.criterion.score)
+        growth = self._found(regrowth, functools.partial(regrowth.growth, step=step))
+        if scores is None or growth is None:
+            return False
+        held = [values(weight.constraint.mask) for weight in self.weights]
+        for score, mask in zip(scores, held, strict=True):
+            np.putmask(score, ~mask, 0)
+        granularity, rate = rule.granularity, regrowth.rate(step)
+        cut = [
+            tuple(_arranged(granularity, weight, array) for array in arrays)
+            for weight, *arrays in zip(self.weights, held, scores, growth, strict=True)
         ]
-        del known  # As large as the weights.
-        for weight, score in zip(self.weights, scores, strict=True):
-            if np.isnan(np.max(score)):
-                warnings.warn(
-                    f"{weight.variable.path} scores NaN, so that the masks stay as "
-                    "they are. Lower the learning rate, or clip gradients.",
-                    PruningWarning,
-                    stacklevel=2,
-                )
-                return False
+        units = [granularity.unit_scores(score) for _, score, _ in cut]
+        counts = self._counts(rule, units, sparsity)
+        for weight, (mask, score, grow), count in zip(
+            self.weights, cut, counts, strict=True
+        ):
+            mask = granularity.exchange(mask, score, grow, count, rate)
+            weight.move_mask(_restored(granularity, weight, mask))
+        return True
+
+    def _update_once(self, rule: Rule, sparsity: float) -> bool:
+        scores = self._found(rule.criterion, rule.criterion.score)
+        if scores is None:
+            return False
         held = [values(weight.constraint.mask) for weight in self.weights]
         masks = self._masks(rule, scores, sparsity)
         if _withdraw(masks, held):
@@ -170,6 +219,27 @@ class Group:
         for weight, mask in zip(self.weights, masks, strict=True):
             weight.set_mask(mask)
         return True
+
+    def _found(
+        self, scorer: Scorer, score: Callable[..., np.ndarray]
+    ) -> list[np.ndarray] | None:
+        """Returns what is scored per weight; `None`, with a warning, if it is NaN."""
+        variables = [weight.variable for weight in self.weights]
+        known = self.evidence.about(scorer, variables)
+        scores = [
+            score(values(variable), **beside)
+            for variable, beside in zip(variables, known, strict=True)
+        ]
+        for variable, found in zip(variables, scores, strict=True):
+            if np.isnan(np.max(found)):
+                warnings.warn(
+                    f"{variable.path} scores NaN, so that the masks stay as "
+                    "they are. Lower the learning rate, or clip gradients.",
+                    PruningWarning,
+                    stacklevel=2,
+                )
+                return None
+        return scores
 
     def _masks(
         self,
@@ -202,19 +272,23 @@ class Group:
         for score, of_units, mask in zip(cut, units, kept, strict=False):
             np.putmask(of_units, granularity.unit_scores(mask) == 0, -np.inf)
             np.putmask(score, ~mask, -np.inf)
-        share = granularity.share(sparsity)
-        counts = [of_units.size for of_units in units]
-        if share < 1:
-            counts = rule.allocation.num_pruned(units, share, self._facts, self._share)
+        counts = self._counts(rule, units, sparsity)
         masks = []
         for weight, score, of_units, count in zip(
             self.weights, cut, units, counts, strict=True
         ):
             mask = granularity.expand(keep_highest(of_units, count), score)
-            if granularity.arranged and weight.axes is not None:
-                mask = weight.axes.restored(mask, weight.shape)
-            masks.append(mask)
+            masks.append(_restored(granularity, weight, mask))
         return masks
+
+    def _counts(
+        self, rule: Rule, units: list[np.ndarray], sparsity: float
+    ) -> list[int]:
+        """Returns how many units each weight gives up."""
+        share = rule.granularity.share(sparsity)
+        if share == 1:
+            return [of_units.size for of_units in units]
+        return rule.allocation.num_pruned(units, share, self._facts, self._share)
 
     @property
     def _facts(self) -> list[Facts]:
@@ -245,6 +319,15 @@ def _arranged(
     if granularity.arranged and weight.axes is not None:
         return weight.axes.arranged(array)
     return array
+
+
+def _restored(
+    granularity: Granularity, weight: HeldWeight, mask: np.ndarray
+) -> np.ndarray:
+    """Returns a mask as the weight is, from one as its granularity wants it."""
+    if granularity.arranged and weight.axes is not None:
+        return weight.axes.restored(mask, weight.shape)
+    return mask
 
 
 def _shape(granularity: Granularity, weight: HeldWeight) -> tuple[int, ...]:
@@ -392,7 +475,8 @@ def _by_rule(sites: Iterable[Site]) -> list[Group]:
     for site in sites:
         group = next((g for g in groups if g.rule == site.rule), None)
         if group is None:
-            group = Group([], site.rule, site.rule.schedule)
+            rule = site.rule
+            group = Group([], rule, rule.schedule, regrowth=rule.regrowth)
             groups.append(group)
         group.weights.append(HeldWeight.of(site))
     return groups

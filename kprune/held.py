@@ -3,11 +3,13 @@
 This module changes when a mask is put on a variable, or watched, in another way.
 """
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 
+from kprune import slots
 from kprune.allocation import Facts
 from kprune.axes import Axes
 from kprune.layers import MaskConstraint, constrain, mask_of, new_mask, values
@@ -53,13 +55,17 @@ class HeldWeight:
         """The variable's shape."""
         return tuple(self.variable.shape)
 
-    def attach(self, average: keras.Variable | None) -> None:
+    def attach(
+        self, average: keras.Variable | None, optimizers: Sequence[Any] = ()
+    ) -> None:
         """Puts a mask on the variable, unless it has one, and applies it.
 
         Args:
             average: The optimizer's moving average of the variable, if it keeps one.
+            optimizers: Those that train it.
         """
         variable = self.variable
+        self._optimizers = optimizers
         self.constraint = mask_of(variable) or constrain(variable, new_mask(variable))
         self.constraint.averages = () if average is None else (average,)
         kept = int(np.count_nonzero(values(self.constraint.mask)))
@@ -72,6 +78,16 @@ class HeldWeight:
         self.constraint.mask.assign(mask)
         self.num_pruned = self.size - int(np.count_nonzero(mask))
         self.apply()
+
+    def move_mask(self, mask: np.ndarray) -> None:
+        """Replaces the mask by one that keeps what it pruned; that begins anew."""
+        grown = mask & ~values(self.constraint.mask)
+        self.set_mask(mask)
+        slots.reset(self._optimizers, self.variable, grown)
+
+    def adopt_zeros(self) -> None:
+        """Prunes what is zero, and nothing else."""
+        self.set_mask(values(self.variable) != 0)
 
     def apply(self) -> None:
         """Sets to zero what the mask prunes."""

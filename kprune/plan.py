@@ -11,15 +11,22 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kprune.allocation import Allocation, Explicit, Facts, Lamp
+from kprune.allocation import Allocation, Erk, Explicit, Facts, Lamp, Threshold
 from kprune.axes import Axes
 from kprune.config import Config, check_fraction, get
-from kprune.criteria import Criterion, Magnitude
+from kprune.criteria import Criterion, Magnitude, Scorer
 from kprune.granularity import Channel, Element, Granularity
 from kprune.naming import is_pattern, matches, unknown
 from kprune.prunable import Candidate, candidates
+from kprune.regrowth import Regrowth
 from kprune.report import SkippedWeight
-from kprune.schedules import FitFraction, PolynomialDecay, Schedule, SparsityFunction
+from kprune.schedules import (
+    ConstantSparsity,
+    FitFraction,
+    PolynomialDecay,
+    Schedule,
+    SparsityFunction,
+)
 
 Matcher: TypeAlias = "str | type | keras.layers.Layer | Callable[..., bool]"
 
@@ -43,7 +50,8 @@ class Rule(Config):
     Args:
         schedule: A `Schedule`; a function from the step to a sparsity; or a sparsity
             in [0, 1) for the default schedule, a cubic ramp fitted to the length of the
-            fit. May be left out where the granularity leaves no choice, as `NofM` does.
+            fit, or with `regrowth` for that sparsity from the first step on. May be
+            left out where the granularity leaves no choice, as `NofM` does.
         criterion: A `Criterion` or its name: what makes a weight worth keeping.
         granularity: A `Granularity` or its name: the unit that is pruned.
         allocation: An `Allocation` or its name: how the schedule's sparsity, which is
@@ -51,7 +59,10 @@ class Rule(Config):
             from name patterns to sparsities, such as `{"conv*": 0.5}`, see `Explicit`.
             By default what suits the granularity: LAMP for elements and blocks, uniform
             for N:M and channels; and instead of LAMP what suits the criterion, see
-            docs/criteria.md.
+            docs/criteria.md. With `regrowth` ERK, as its papers have it.
+        regrowth: A `Regrowth` or its name, `"rigl"` or `"set"`: what pruned weights
+            take the place of kept ones in the course of training; `None` if what is
+            pruned stays pruned. Not with channels.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -76,6 +87,7 @@ class Rule(Config):
     granularity: Granularity = Element()
     # None: what suits the granularity.
     allocation: Allocation = None  # type: ignore[assignment]
+    regrowth: Regrowth | None = None
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
@@ -92,7 +104,9 @@ class Rule(Config):
             put("schedule", self.granularity.fixed_sparsity)
         if isinstance(self.schedule, int | float):
             check_fraction("sparsity", self.schedule, "Rule")
-            put("schedule", default_schedule(self.schedule))
+            constant = ConstantSparsity(self.schedule)
+            ramp = default_schedule(self.schedule)
+            put("schedule", ramp if self.regrowth is None else constant)
         elif callable(self.schedule) and not isinstance(self.schedule, type):
             put("schedule", SparsityFunction(self.schedule))
         if not isinstance(self.schedule, Schedule):
@@ -111,8 +125,13 @@ class Rule(Config):
             )
         put(
             "allocation",
-            _allocation(self.allocation, self.granularity, self.criterion),
+            _allocation(
+                self.allocation, self.granularity, self.criterion, self.regrowth
+            ),
         )
+        if self.regrowth is not None:
+            put("regrowth", get(Regrowth, self.regrowth))
+            _check_regrowth(self)
         if self.prune_frozen and isinstance(self.granularity, Channel):
             raise ValueError(
                 "Rule: prune_frozen=True is for single weights: a channel goes through "
@@ -122,6 +141,12 @@ class Rule(Config):
         put("only", _matchers("only", self.only))
         put("skip", _matchers("skip", self.skip))
         check_final(self.granularity, self.schedule)
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """What gives scores to the weights that the rule matches."""
+        both = (self.criterion, self.regrowth)
+        return tuple(scorer for scorer in both if scorer is not None)
 
     def matches(self, candidate: Candidate) -> bool:
         """Returns whether the rule speaks of that weight."""
@@ -296,11 +321,29 @@ def check_final(granularity: Granularity, schedule: Schedule) -> None:
     )
 
 
+def _check_regrowth(rule: Rule) -> None:
+    """Raises ValueError if nothing can grow back under a rule."""
+    if isinstance(rule.granularity, Channel):
+        raise ValueError(
+            f"Rule: {rule.regrowth} does not go with granularity='channel': a channel "
+            "whose weights are all zero, those that make it and those that read it, "
+            "has no gradient and stays zero. Use another granularity, or leave "
+            "`regrowth` out."
+        )
+    if isinstance(rule.allocation, Threshold):
+        raise ValueError(
+            f"Rule: {rule.regrowth} does not go with {rule.allocation}: what grows "
+            "begins at zero, below any threshold. Use allocation='erk' or 'uniform'."
+        )
+
+
 def _allocation(
-    given: Any, granularity: Granularity, criterion: Criterion
+    given: Any, granularity: Granularity, criterion: Criterion, regrowth: Any
 ) -> Allocation:
     if given is None:
         default = granularity.default_allocation
+        if isinstance(default, Lamp) and regrowth is not None:
+            return Erk()
         if isinstance(default, Lamp) and criterion.allocation is not None:
             return criterion.allocation
         return default

@@ -94,24 +94,16 @@ class FitFraction(Config):
 Moment = Any
 
 
-class Schedule(Config, abc.ABC):
-    """Maps the step to a sparsity, and says when the masks are made anew.
+class Timed(Config):
+    """A setting that acts at steps between a begin and an end.
 
-    To add a schedule, write a frozen dataclass with `sparsity` and, as fields or
-    properties, `begin_step`, `end_step` and `final_sparsity`, the sparsity at the end.
-    Steps may be given as `Epochs` or `FitFraction`; such a schedule is resolved to
-    plain steps when the fit's length is known, before it is asked anything.
+    Steps may be given as `Epochs` or `FitFraction`; they are resolved to plain steps
+    when the fit's length is known, before anything is asked.
     """
 
     begin_step: Moment
     end_step: Moment
-    # None: not known before the schedule is in plain steps.
-    final_sparsity: float | None
     frequency: int | None = None
-
-    @abc.abstractmethod
-    def sparsity(self, step: int) -> float:
-        """Returns the sparsity, in [0, 1), that belongs to `step`."""
 
     @property
     def is_resolved(self) -> bool:
@@ -119,10 +111,10 @@ class Schedule(Config, abc.ABC):
         return isinstance(self.begin_step, int) and isinstance(self.end_step, int)
 
     def resolve(self, fit: FitLength, earliest: int | None = None) -> Self:
-        """Returns this schedule in plain steps.
+        """Returns this setting in plain steps.
 
         Args:
-            fit: The length of the fit that the schedule is for.
+            fit: The length of the fit that it is for.
             earliest: Moments given as `Epochs` or `FitFraction` are moved to this step
                 where they lie before it, because it was not known then when they are.
         """
@@ -171,6 +163,21 @@ class Schedule(Config, abc.ABC):
         return self.last_update(previous) != self.last_update(step)
 
 
+class Schedule(Timed, abc.ABC):
+    """Maps the step to a sparsity, and says when the masks are made anew.
+
+    To add a schedule, write a frozen dataclass with `sparsity` and, as fields or
+    properties, `begin_step`, `end_step` and `final_sparsity`, the sparsity at the end.
+    """
+
+    # None: not known before the schedule is in plain steps.
+    final_sparsity: float | None
+
+    @abc.abstractmethod
+    def sparsity(self, step: int) -> float:
+        """Returns the sparsity, in [0, 1), that belongs to `step`."""
+
+
 def default_frequency(begin: int, end: int) -> int:
     """Returns the steps between updates: 50 updates, at most 100 steps apart."""
     return min(100, max(1, (end - begin) // 50))
@@ -198,7 +205,7 @@ class Ramp(Schedule):
                 "because pruned weights stay pruned. Received initial_sparsity="
                 f"{self.initial_sparsity!r}, final_sparsity={self.final_sparsity!r}."
             )
-        _check_moments(self, owner)
+        check_moments(self, owner)
 
     @abc.abstractmethod
     def between(self, left: float) -> float:
@@ -269,8 +276,8 @@ class ConstantSparsity(Schedule):
     """Prunes in one shot and keeps that sparsity.
 
     Use it on a trained model whose accuracy survives the cut, or from the first step
-    to train a network that is sparse throughout. Pruned weights stay pruned, so there
-    is one update only, at `begin_step`.
+    to train a network that is sparse throughout. There is one update only, at
+    `begin_step`, unless a regrowth, such as `kprune.RigL()`, makes more of them.
 
     Args:
         target_sparsity: Sparsity from `begin_step` on, in [0, 1).
@@ -620,7 +627,7 @@ class SparsityFunction(Schedule):
                 "SparsityFunction: `function` must be a function from a step to a "
                 f"sparsity. Received {self.function!r}."
             )
-        _check_moments(self, "SparsityFunction")
+        check_moments(self, "SparsityFunction")
 
     @property
     def final_sparsity(self) -> float | None:  # type: ignore[override]
@@ -689,8 +696,9 @@ def _check_moment(name: str, value: Any, owner: str) -> None:
         raise ValueError(f"{owner}: `{name}` must not be negative. Received {value}.")
 
 
-def _check_moments(schedule: Schedule, owner: str) -> None:
-    begin, end = schedule.begin_step, schedule.end_step
+def check_moments(timed: Timed, owner: str) -> None:
+    """Raises unless begin, end and frequency are ones that can be."""
+    begin, end = timed.begin_step, timed.end_step
     _check_moment("begin_step", begin, owner)
     _check_moment("end_step", end, owner)
     if _is_late(begin, end):
@@ -698,7 +706,7 @@ def _check_moments(schedule: Schedule, owner: str) -> None:
             f"{owner}: the end must not lie before the begin. Received "
             f"begin_step={begin!r}, end_step={end!r}."
         )
-    _check_frequency(schedule.frequency, owner)
+    _check_frequency(timed.frequency, owner)
 
 
 def _is_late(begin: Moment, end: Moment) -> bool:

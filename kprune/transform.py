@@ -24,7 +24,7 @@ from kprune.layers import (
     values,
 )
 from kprune.naming import nearest
-from kprune.plan import Plan, Rule, Site, default_schedule, resolve
+from kprune.plan import Plan, Rule, Site, resolve
 from kprune.prunable import candidates
 from kprune.rebuild import Changes, copy_values, from_config, has_graph, rebuild
 from kprune.report import PruningReport, SkippedWeight, WeightRecord
@@ -52,7 +52,7 @@ def prune(
         schedule: A `Schedule` or a function of the step, instead of `sparsity`.
         plan: A `Plan`, instead of all other arguments.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
+            `regrowth`, `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
             `skip_last`.
 
     Returns:
@@ -248,7 +248,7 @@ def make_plan(
         )
     if sparsity is not None:
         check_fraction("sparsity", sparsity, owner)
-        schedule = default_schedule(sparsity)
+        schedule = sparsity  # A rule knows what schedule suits it.
     return Plan((Rule(schedule, **rule),))
 
 

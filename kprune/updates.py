@@ -17,8 +17,9 @@ from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_of
 from kprune.plan import Plan, check_final
+from kprune.regrowth import Regrowth
 from kprune.report import PruningReport
-from kprune.schedules import FitLength, Schedule
+from kprune.schedules import FitLength, Schedule, Timed, default_frequency
 from kprune.steps import StepCounter
 from kprune.transform import forget_traces, make_plan
 
@@ -71,10 +72,10 @@ class MaskUpdates:
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
     @property
-    def waiting(self) -> list[Schedule]:
-        """The schedules that are not in plain steps yet."""
-        schedules = [g.schedule for g in self.groups if g.schedule is not None]
-        return [schedule for schedule in schedules if not schedule.is_resolved]
+    def waiting(self) -> list[Timed]:
+        """The schedules and regrowths that are not in plain steps yet."""
+        timed = [each for g in self.groups for each in (g.schedule, g.regrowth) if each]
+        return [each for each in timed if not each.is_resolved]
 
     def report(self) -> PruningReport:
         """Returns the state of the pruned weights now."""
@@ -107,6 +108,9 @@ class MaskUpdates:
         for group in self.groups:
             if group.schedule is not None:
                 group.schedule = group.schedule.resolve(fit, earliest)
+                if group.regrowth is not None:
+                    group.regrowth = group.regrowth.resolve(fit, earliest)
+                    self._check_exchanges(group.regrowth, fit.step_at(fit.epochs))
                 if group.rule is not None:
                     check_final(group.rule.granularity, group.schedule)
                 self._check_reach(
@@ -122,7 +126,8 @@ class MaskUpdates:
         averages = self._averages()
         with _scope(self._model):
             for weight in self.weights():
-                weight.attach(averages.get(id(weight.variable)))
+                average = averages.get(id(weight.variable))
+                weight.attach(average, self._steps.optimizers)
         # A function that was traced before would go on without these masks.
         forget_traces(self._model)
         self.update()
@@ -139,10 +144,13 @@ class MaskUpdates:
             if group.schedule is None or not group.schedule.is_resolved:
                 continue
             update = group.schedule.last_update(step)
-            if update is None or update == group.updated_at:
+            if update is None:
                 continue
-            group.updated_at = update
-            if group.update(group.schedule.sparsity(update)):
+            before, group.updated_at = (
+                group.updated_at,
+                (update, _exchange(group, step)),
+            )
+            if group.updated_at != before and _update(group, before):
                 self.history.append((step, self.sparsity))
                 made = True
         return made
@@ -158,6 +166,9 @@ class MaskUpdates:
 
     def finish(self) -> None:
         """Masks what was written since the last step, and says what is missing."""
+        for group in self.groups:
+            if group.regrowth is not None and isinstance(group, Group):
+                self._adopt_restored(group)
         regrown = self.mask_again()
         if regrown and not self._steps.averaging:
             warn(
@@ -167,6 +178,15 @@ class MaskUpdates:
                 "set to zero again, without fine-tuning."
             )
         self._check_end()
+
+    def _adopt_restored(self, group: Group) -> None:
+        """Takes over the masks of an earlier epoch, whose weights were restored.
+
+        Where masks move, those of now would cut what was kept then.
+        """
+        regrown = any(weight.num_regrown() for weight in group.weights)
+        if regrown and group.num_zeros() >= group.num_pruned:
+            group.adopt_zeros()
 
     def _check_end(self) -> None:
         """Warns of schedules that training left unfinished."""
@@ -185,10 +205,10 @@ class MaskUpdates:
 
     def _look(self, data: Any, num_batches: int) -> None:
         """Gives the groups what their criteria may look at."""
-        criteria = [group.rule.criterion for group in self.groups if group.rule]
-        check_data(criteria, data is not None, self._owner)
+        scorers = [s for group in self.groups if group.rule for s in group.rule.scorers]
+        check_data(scorers, data is not None, self._owner)
         batches: tuple[Batch, ...] = ()
-        if any(criterion.needs_data for criterion in criteria):
+        if any(scorer.needs_data for scorer in scorers):
             batches = read(data, num_batches, self._owner)
         for group in self.groups:
             group.look(Evidence(self._model, batches))
@@ -231,6 +251,26 @@ class MaskUpdates:
                 "compile the model anew."
             )
 
+    def _check_exchanges(self, regrowth: Regrowth, last: int) -> None:
+        """Warns if masks will hardly move, or still do when the fit ends."""
+        begin, end, step = regrowth.begin_step, regrowth.end_step, self._steps.now
+        if step >= end:
+            return  # Resumed after the last exchange.
+        first = begin + (regrowth.frequency or default_frequency(begin, end))
+        if first >= end:
+            warn(
+                f"{regrowth} exchanges no weight: it runs from step {begin} to {end}, "
+                f"and the first exchange would be at step {first}. Train longer, or "
+                "give it a smaller frequency."
+            )
+        elif end > last:
+            warn(
+                f"This fit ends at step {last}, and {regrowth} exchanges weights up to "
+                f"step {end}: the last ones have no time to be trained. "
+                "Let it end earlier, count its end in kprune.FitFraction, or go on "
+                "with another fit."
+            )
+
     def _averages(self) -> dict[int, keras.Variable]:
         """Returns the optimizers' moving averages by the id of their variable."""
         averaging = self._steps.averaging
@@ -269,8 +309,35 @@ def checked_plan(
     if sparsity is None and schedule is None and plan is None and not rule:
         return None
     plan = make_plan(owner, sparsity, schedule, plan, rule)
-    check_data([r.criterion for r in plan.rules], data is not None, owner)
+    scorers = [scorer for rule in plan.rules for scorer in rule.scorers]
+    check_data(scorers, data is not None, owner)
     return plan
+
+
+def _exchange(group: Group | ChannelGroup, step: int) -> int | None:
+    """Returns the step of a group's last exchange by regrowth; `None` before it."""
+    regrowth = group.regrowth
+    if regrowth is None or not regrowth.is_resolved:
+        return None
+    return regrowth.last_update(step)
+
+
+def _update(group: Group | ChannelGroup, before: tuple[int, int | None] | None) -> bool:
+    """Makes a group's masks anew; returns whether any was made.
+
+    Args:
+        group: The group, with the steps that are due in `updated_at`.
+        before: Those of the update before; `None` if this is the first.
+    """
+    if group.schedule is None or group.updated_at is None:
+        return False
+    step, exchange = group.updated_at
+    sparsity = group.schedule.sparsity(step)
+    if before is None:
+        return group.begin(sparsity)
+    if isinstance(group, Group) and exchange is not None and exchange != before[1]:
+        return group.exchange(sparsity, exchange)
+    return group.update(sparsity)
 
 
 def listed(counts: dict[str, int]) -> str:
