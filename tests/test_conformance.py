@@ -26,6 +26,7 @@ SETTINGS = [
     *(("criterion", c) for c in settings.CRITERIA if not c.channels_only),
     *(("granularity", example) for example in UNCOUPLED),
     *(("allocation", example) for example in settings.ALLOCATIONS),
+    *(("regrowth", example) for example in settings.REGROWTHS),
 ]
 OF_CHANNELS = [
     *(("criterion", example) for example in settings.CRITERIA),

@@ -40,7 +40,7 @@ def test_replicas_of_mirrored_strategy_have_the_same_masks():
             share * size for size, share in zip(sizes, shares.values(), strict=True)
         )
         assert pruned == pytest.approx(0.75 * sum(sizes), abs=2), name
-    assert len(results) == 6
+    assert len(results) == 7
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ CASES = {
     "channel": dict(granularity="channel"),
     "taylor": dict(criterion="taylor", data=DATA),
     "wanda": dict(criterion="wanda", data=DATA),
+    "rigl": dict(regrowth="rigl", data=DATA),
 }
 
 
