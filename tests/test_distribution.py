@@ -1,20 +1,22 @@
-"""Several replicas: two virtual CPUs in one process, and two processes."""
+"""Replicas on two virtual CPUs and in two processes; and a process that is killed."""
 
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parent / "distribution"
 
 
-def start(script, **environment):
+def start(script, *arguments, **environment):
     return subprocess.Popen(
-        [sys.executable, str(FOLDER / script)],
+        [sys.executable, str(FOLDER / script), *map(str, arguments)],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,3 +67,42 @@ def test_two_workers_make_the_same_masks():
     assert first["sparsity"] == pytest.approx(0.75, abs=2e-3)
     # The first update before training, the last at half of the 24 steps.
     assert [step for step, _ in first["history"]] == list(range(13))
+
+
+def killed_and_started_again(tmp_path, frequency, step):
+    """Returns the weights of a fit whose process was killed and started again."""
+    backup, out = tmp_path / "backup", tmp_path / "resumed.npz"
+    killed = start("killed.py", backup, frequency, step, out)
+    killed.communicate(timeout=500)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    again = start("killed.py", backup, frequency, "never", out)
+    _, errors = again.communicate(timeout=500)
+    assert again.returncode == 0, errors[-3000:]
+    return weights(out)
+
+
+def weights(path):
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_with_backups_of_epochs(tmp_path):
+    step = int(np.random.default_rng().integers(1, 60))  # Another one in each run.
+    whole = start("killed.py", tmp_path / "whole", "epoch", "never", tmp_path / "w.npz")
+    resumed = killed_and_started_again(tmp_path, "epoch", step)
+    _, errors = whole.communicate(timeout=500)
+    assert whole.returncode == 0, errors[-3000:]
+    for a, b in zip(weights(tmp_path / "w.npz"), resumed, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=f"killed after step {step}")
+
+
+@pytest.mark.slow
+def test_a_killed_process_reaches_the_target_with_backups_within_epochs(tmp_path):
+    # Keras begins the epoch anew, so that there are more steps than without.
+    step = int(np.random.default_rng().integers(1, 60))
+    kernels = killed_and_started_again(tmp_path, 5, step)[::2]
+    zeros = sum(np.count_nonzero(kernel == 0) for kernel in kernels)
+    sizes = sum(kernel.size for kernel in kernels)
+    assert zeros == round(0.8 * sizes), f"killed after step {step}"

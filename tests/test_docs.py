@@ -27,6 +27,9 @@ def test_the_code_of_the_page_on_pruning_runs():
     assert sparsities == pytest.approx(
         {"conv": 0.8, "hidden": 0.5, "head": 0.5}, abs=1e-3
     )
+    for trial in names["study"].trials:
+        low, high = sorted(trial.params.values())
+        assert low <= trial.values[1] <= high
 
 
 def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
