@@ -3,14 +3,16 @@
     python -m benchmarks.training_step --out benchmarks/results/training_step.json
 
 Trains each network twice, dense and with `PruningCallback`, in short turns, and
-compares their process CPU time; the residual one also with whole channels pruned. The
-masks are updated every 100 steps along a ramp as long as all measured turns; these
-updates are part of what is measured. About fifteen minutes on two cores.
+compares their process CPU time, for each granularity and with masks that move. They
+are updated every 100 steps from the first measured turn to the last; these updates are
+part of what is measured. About 50 minutes on two cores.
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from typing import Any  # noqa: E402
 
 import keras  # noqa: E402
 
@@ -23,30 +25,50 @@ FREQUENCY = 100
 # Per row: the network, what is pruned, how far.
 ROWS = {
     "resnet8": ("resnet8", "element", 0.9),
+    "resnet8, kernels": ("resnet8", "kernel", 0.9),
+    "resnet8, blocks 4x1": ("resnet8", kprune.Block((4, 1)), 0.9),
+    "resnet8, 2:4": ("resnet8", kprune.NofM(2, 4, remainder="dense"), 0.5),
     "resnet8, channels": ("resnet8", "channel", 0.5),
     "dense5m": ("dense5m", "element", 0.9),
+    "dense5m, blocks 1x4": ("dense5m", kprune.Block((1, 4)), 0.9),
+    "dense5m, 2:4": ("dense5m", kprune.NofM(2, 4, remainder="dense"), 0.5),
+    "dense5m, SET": ("dense5m", "element", 0.9),
+    "dense5m, RigL": ("dense5m", "element", 0.9),
 }
+REGROWTHS = {"SET": kprune.SET, "RigL": kprune.RigL}
+
+
+def callback(
+    row: str, begin: int, end: int, data: tuple[Any, Any]
+) -> kprune.PruningCallback:
+    """Returns what prunes one row, with updates from one step to another."""
+    _, granularity, sparsity = ROWS[row]
+    regrowth = REGROWTHS.get(row.partition(", ")[2])
+    if regrowth is not None:
+        return kprune.PruningCallback(
+            schedule=kprune.ConstantSparsity(sparsity),
+            granularity=granularity,
+            regrowth=regrowth(begin_step=begin, end_step=end, frequency=FREQUENCY),
+            data=data,
+        )
+    schedule = kprune.PolynomialDecay(0.0, sparsity, begin, end, frequency=FREQUENCY)
+    return kprune.PruningCallback(schedule=schedule, granularity=granularity)
 
 
 def measure(row: str, steps: int, rounds: int) -> dict:
     """Returns the ratio pruned / dense of one row."""
-    name, granularity, sparsity = ROWS[row]
+    name = ROWS[row][0]
 
     def lane(pruned: bool) -> step_timing.Lane:
         keras.utils.set_random_seed(0)
         model = networks.NETWORKS[name](keras)
         model.compile("adam", "sparse_categorical_crossentropy")
-        schedule = kprune.PolynomialDecay(
-            0.0,
-            sparsity,
-            begin_step=steps,  # Where the warm-up ends.
-            end_step=steps * (rounds + 1),
-            frequency=FREQUENCY,
-        )
-        pruning = kprune.PruningCallback(schedule=schedule, granularity=granularity)
-        callbacks = [pruning] if pruned else []
         data = networks.random_data(model)
-        return step_timing.Lane(keras, model, data, steps * (rounds + 1), callbacks)
+        # From where the warm-up ends.
+        callbacks = [callback(row, steps, steps * (rounds + 1), data)]
+        return step_timing.Lane(
+            keras, model, data, steps * (rounds + 1), callbacks if pruned else []
+        )
 
     lanes = {"dense": lane(False), "pruned": lane(True)}
     times = step_timing.compare(lanes, steps, rounds)

@@ -165,9 +165,15 @@ class ChannelGroup:
         return True
 
     def adopt(self) -> None:
-        """Takes over the channels that masks of an earlier fit prune altogether."""
+        """Takes over the channels that masks of an earlier fit prune altogether.
+
+        Wrappers have masks of kernels only; what goes with these is zero then.
+        """
         held = self.coupling.zero_units(_held)
         for group in self.coupled:
+            slices = [self.coupling.slots[i].variable for i in group.slots]
+            if all(mask_of(variable) is None for variable in slices):
+                continue  # Nothing but chance says that zeros were pruned.
             dead = held[group.units]
             if not dead.all():
                 self.removed[group.units[dead]] = True
@@ -238,8 +244,8 @@ def channel_group(
 
 
 def _held(variable: keras.Variable) -> np.ndarray:
-    """Returns what a variable's mask keeps; everything if it has none."""
+    """Returns what a variable's mask keeps; what is not zero if it has none."""
     constraint = mask_of(variable)
     if constraint is None:
-        return np.full(tuple(variable.shape), variable.trainable)
+        return (values(variable) != 0) & variable.trainable
     return values(constraint.mask)

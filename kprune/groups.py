@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -371,17 +371,19 @@ def find_groups(
             )
         return _by_plan(plan, model)
     groups: list[Group | ChannelGroup]
+    refused: list[SkippedWeight] = []
     if wrappers:
         known = {id(item.variable): item for item in candidates(model)}
-        groups = [
-            *_by_rule(
-                Site.of(known[id(variable)], wrapper.rule)
-                for wrapper in wrappers
-                for variable in wrapper.layer.weights
-                if mask_of(variable)
-                and (variable.trainable or wrapper.rule.prune_frozen)
-            )
+        sites = [
+            Site.of(known[id(variable)], wrapper.rule)
+            for wrapper in wrappers
+            for variable in wrapper.layer.weights
+            if mask_of(variable) and (variable.trainable or wrapper.rule.prune_frozen)
         ]
+        groups = [*_by_rule(s for s in sites if not _for_channels(s.rule))]
+        channels = list(dict.fromkeys(s.rule for s in sites if _for_channels(s.rule)))
+        matches = [_any_of([s for s in sites if s.rule == rule]) for rule in channels]
+        refused = _add_channels(groups, model, channels, matches)
     else:
         held = [HeldWeight(v) for v in model.weights if mask_of(v)]
         groups = [Group(held)] if held else []
@@ -394,7 +396,7 @@ def find_groups(
         )
     seen = {id(w.variable) for group in groups for w in group.weights}
     seen |= {id(constraint.mask) for constraint in mask_constraints(model).values()}
-    skipped = tuple(
+    skipped = [
         SkippedWeight(
             candidate.variable.path,
             tuple(candidate.variable.shape),
@@ -402,8 +404,8 @@ def find_groups(
         )
         for candidate in candidates(model)
         if id(candidate.variable) not in seen
-    )
-    return groups, skipped
+    ]
+    return groups, (*_without_slices(skipped, groups), *refused)
 
 
 def _by_plan(
@@ -412,20 +414,50 @@ def _by_plan(
     resolution = resolve(plan, model)
     single = [s for s in resolution.sites if not _for_channels(s.rule)]
     groups: list[Group | ChannelGroup] = [*_by_rule(single)]
-    skipped = list(resolution.skipped)
-    if any(map(_for_channels, plan.rules)):
-        check_graph("Pruning with granularity 'channel'", model)
-        coupling = analyse(model)
-        for rule in filter(_for_channels, plan.rules):
-            group, refusals = channel_group(coupling, rule, _first_match(plan, rule))
-            _share_weights(groups, group)
-            groups.append(group)
-            # Statistics of channels are not held, but go with them.
-            slices = {coupling.slots[i] for c in group.coupled for i in c.slots}
-            paths = {slot.variable.path for slot in slices}
-            skipped = [skip for skip in skipped if skip.path not in paths]
-            skipped += [SkippedWeight(r.name, (r.size,), r.reason) for r in refusals]
-    return groups, tuple(skipped)
+    channels = list(filter(_for_channels, plan.rules))
+    matches = [_first_match(plan, rule) for rule in channels]
+    refused = _add_channels(groups, model, channels, matches)
+    return groups, (*_without_slices(resolution.skipped, groups), *refused)
+
+
+def _add_channels(
+    groups: list[Group | ChannelGroup],
+    model: keras.Model,
+    rules: Sequence[Rule],
+    matches: Sequence[Callable[[Candidate], bool]],
+) -> list[SkippedWeight]:
+    """Adds the groups under rules for channels; returns what these leave alone."""
+    if not rules:
+        return []
+    check_graph("Pruning with granularity 'channel'", model)
+    coupling = analyse(model)
+    refused = []
+    for rule, is_matched in zip(rules, matches, strict=True):
+        group, refusals = channel_group(coupling, rule, is_matched)
+        _share_weights(groups, group)
+        groups.append(group)
+        refused += [SkippedWeight(r.name, (r.size,), r.reason) for r in refusals]
+    return refused
+
+
+def _without_slices(
+    skipped: Iterable[SkippedWeight], groups: Iterable[Group | ChannelGroup]
+) -> list[SkippedWeight]:
+    """Leaves out what goes with channels, statistics that nothing holds among it."""
+    paths = {
+        group.coupling.slots[i].variable.path
+        for group in groups
+        if isinstance(group, ChannelGroup)
+        for coupled in group.coupled
+        for i in coupled.slots
+    }
+    return [skip for skip in skipped if skip.path not in paths]
+
+
+def _any_of(sites: Iterable[Site]) -> Callable[[Candidate], bool]:
+    """Returns whether a weight is that of one of some sites."""
+    ids = {id(site.variable) for site in sites}
+    return lambda candidate: id(candidate.variable) in ids
 
 
 def _for_channels(rule: Rule) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.granularity import Channel
 from kprune.plan import Plan, Rule, resolve
 
 
@@ -107,7 +106,9 @@ class Pruned(keras.layers.Wrapper):
 
     Args:
         layer: The layer to prune. Its weights may be nested in inner layers.
-        rule: The `Rule` that says how, without `only` and `skip`.
+        rule: The `Rule` that says how, without `only` and `skip`. One for channels
+            prunes the channels that the layer makes, with the slices of other layers
+            that go with them; these need no wrapper.
         weights: Which of the layer's weights to prune, by their name inside of it
             (`("kernel",)`, `("query/kernel", "key/kernel")`). By default all that may
             be pruned.
@@ -141,12 +142,6 @@ class Pruned(keras.layers.Wrapper):
                     "layers of a model; for one layer say `weights`. Received "
                     f"{name}={getattr(rule, name)!r}."
                 )
-        if isinstance(rule.granularity, Channel):
-            raise ValueError(
-                "Pruned wraps one layer, and granularity='channel' couples layers. Use "
-                "kprune.PruningCallback(sparsity=..., granularity='channel'), which "
-                "needs no wrappers, and then kprune.shrink(model)."
-            )
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)

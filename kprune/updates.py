@@ -364,7 +364,10 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
     if schedule is None:
         return
     update = schedule.last_update(step) if schedule.is_resolved else None
-    sparsity = 0.0 if update is None else schedule.sparsity(update)
+    sparsity = 0.0
+    if update is not None:
+        # Channels that were taken over are held whatever the schedule says.
+        sparsity = max(schedule.sparsity(update), group.num_pruned / group.size)
     zeros = {
         weight.variable.path: weight.num_zeros()
         for weight in group.weights

@@ -259,10 +259,37 @@ def test_rules_for_channels_and_for_single_weights_stand_side_by_side(data):
     assert np.sum(model.get_layer("head").kernel.numpy() == 0) == 4
 
 
-def test_wrappers_refuse_channels():
-    message = re.escape("Pruned wraps one layer, and granularity='channel' couples")
-    with pytest.raises(ValueError, match=message):
-        kprune.prune(residual(), sparsity=0.5, granularity="channel")
+def test_wrappers_prune_the_channels_that_their_layers_make(data, tmp_path):
+    in_place = residual()
+    wrapped = compiled(kprune.prune(in_place, sparsity=0.5, granularity="channel"))
+    keras.utils.set_random_seed(1)
+    expected = fit(in_place, data, channel_pruning()).report
+    keras.utils.set_random_seed(1)
+    report = fit(wrapped, data, kprune.PruningCallback()).report
+    assert report == expected
+    plain = kprune.strip(wrapped)
+    for a, b in zip(in_place.weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+    wrapped.save(tmp_path / "wrapped.keras")
+    loaded = keras.models.load_model(tmp_path / "wrapped.keras")
+    assert fit(loaded, data, kprune.PruningCallback()).report.channel_sparsity == 0.5
+    num_left = kprune.shrink(loaded).count_params()
+    assert num_left == kprune.shrink(in_place).count_params()
+
+
+def test_wrappers_for_channels_and_for_elements_go_together(data):
+    plan = kprune.Plan(
+        (
+            kprune.Rule(0.5, granularity="channel", only=["stem", "outer"]),
+            kprune.Rule(0.75, only="head"),
+        )
+    )
+    wrapped = compiled(kprune.prune(residual(), plan=plan))
+    report = fit(wrapped, data, kprune.PruningCallback()).report
+    assert {record.name for record in report.channels} == {"stem filters"}
+    assert report.channel_sparsity == 0.5
+    head = next(w for w in report.weights if w.path.endswith("head/kernel"))
+    assert head.sparsity == pytest.approx(0.75, abs=0.02)
 
 
 def test_the_report_speaks_of_channels(data):

@@ -16,8 +16,7 @@ from kprune.prunable import candidates
 
 L = keras.layers
 
-# Couple several weights, so that no wrapper of one layer can hold them:
-# tests/test_channels.py has what holds for these.
+# Couple several weights: tests/test_channels.py has what holds for these.
 COUPLED = (kprune.Channel,)
 NEEDS_SHAPES = (kprune.Erk,)
 
