@@ -22,6 +22,7 @@ from kprune.report import PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
 from kprune.steps import StepCounter
 from kprune.transform import forget_traces, make_plan
+from kprune.workers import check_agreement
 
 
 class MaskUpdates:
@@ -136,7 +137,8 @@ class MaskUpdates:
         """Makes masks anew where an update is due; returns whether any was made.
 
         Raises:
-            ValueError: If the model was given another optimizer meanwhile.
+            ValueError: If the model was given another optimizer meanwhile, or workers
+                made different masks.
         """
         self._steps.check_optimizer()
         step, made = self._steps.now, False
@@ -153,6 +155,8 @@ class MaskUpdates:
             if group.updated_at != before and _update(group, before):
                 self.history.append((step, self.sparsity))
                 made = True
+        if made:
+            check_agreement(self._owner, self._model, self.weights())
         return made
 
     def mask_again(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ LAYERS = [
     ["evidence", "rebuild", "slots", "steps"],
     ["held"],
     ["coupling", "transform"],
-    ["channels"],
+    ["channels", "workers"],
     ["groups"],
     ["updates"],
     ["callbacks", "pruner"],

@@ -67,6 +67,7 @@ def test_two_workers_make_the_same_masks():
     assert first["sparsity"] == pytest.approx(0.75, abs=2e-3)
     # The first update before training, the last at half of the 24 steps.
     assert [step for step, _ in first["history"]] == list(range(13))
+    assert "Pruner: workers made different masks" in first["refused"]
 
 
 def killed_and_started_again(tmp_path, frequency, step):

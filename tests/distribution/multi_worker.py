@@ -54,7 +54,26 @@ def main():
         "masks": {path: values(c.mask).tolist() for path, c in masks.items()},
         "weights": {v.path: values(v).tolist() for v in model.trainable_variables},
     }
+    document["refused"] = refused(strategy, x, y)
     print(json.dumps(document))
+
+
+def refused(strategy, x, y):
+    """Returns what is said if each worker looks at other data."""
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Input((20,)), keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss)
+    mine = strategy.cluster_resolver.task_id
+    try:
+        kprune.Pruner(
+            model,
+            schedule=kprune.ConstantSparsity(0.5),
+            criterion="taylor",
+            data=(x[mine::2], y[mine::2]),
+        )
+    except ValueError as error:
+        return str(error)
 
 
 if __name__ == "__main__":
