@@ -12,6 +12,7 @@ from kprune.allocation import (
     Threshold,
     Uniform,
 )
+from kprune.at_target import AtTarget
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import (
@@ -36,10 +37,11 @@ from kprune.granularity import (
     Kernel,
     NofM,
 )
-from kprune.held import PruningWarning
+from kprune.guards import AccuracyGuard
 from kprune.histograms import Shard, sharded_masks
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
+from kprune.notices import PruningWarning
 from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
@@ -61,8 +63,10 @@ from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shri
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
+    "AccuracyGuard",
     "Advice",
     "Allocation",
+    "AtTarget",
     "BatchNormScale",
     "BenchReport",
     "Block",

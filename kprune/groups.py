@@ -6,7 +6,6 @@ scores to masks changes.
 """
 
 import dataclasses
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -18,8 +17,9 @@ from kprune.channels import ChannelGroup, channel_group
 from kprune.coupling.graph import analyse, check_graph
 from kprune.evidence import Evidence
 from kprune.granularity import Channel, Granularity, keep_highest
-from kprune.held import HeldWeight, PruningWarning
+from kprune.held import HeldWeight
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
+from kprune.notices import Notices
 from kprune.plan import NO_RULE, Plan, Rule, Site, resolve
 from kprune.prunable import Candidate, candidates
 from kprune.report import ChannelRecord, SkippedWeight
@@ -36,6 +36,7 @@ class Group:
         schedule: The rule's schedule, in plain steps once these are known.
         updated_at: The step, by the schedule, of the last update.
         evidence: Where the rule's criterion finds what it needs beside the weights.
+        notices: Where it says what is amiss.
     """
 
     weights: list[HeldWeight]
@@ -43,6 +44,7 @@ class Group:
     schedule: Schedule | None = None
     updated_at: int | None = None
     evidence: Evidence = Evidence()
+    notices: Notices = dataclasses.field(default_factory=Notices)
 
     @property
     def size(self) -> int:
@@ -153,11 +155,9 @@ class Group:
         del known  # As large as the weights.
         for weight, score in zip(self.weights, scores, strict=True):
             if np.isnan(np.max(score)):
-                warnings.warn(
+                self.notices.warn(
                     f"{weight.variable.path} scores NaN, so that the masks stay as "
-                    "they are. Lower the learning rate, or clip gradients.",
-                    PruningWarning,
-                    stacklevel=2,
+                    "they are. Lower the learning rate, or clip gradients."
                 )
                 return False
         held = [values(weight.constraint.mask) for weight in self.weights]
@@ -262,7 +262,7 @@ def _withdraw(masks: list[np.ndarray], held: list[np.ndarray]) -> bool:
 
 
 def find_groups(
-    model: keras.Model, plan: Plan | None
+    model: keras.Model, plan: Plan | None, notices: Notices
 ) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     """Finds the weights to prune or hold in a model, without changing anything.
 
@@ -270,6 +270,7 @@ def find_groups(
         model: A built model.
         plan: What to prune; `None` for what the model's `Pruned` wrappers say, or else
             the masks that its variables have.
+        notices: Where groups say what is amiss.
 
     Returns:
         The groups, and the weights that stay dense.
@@ -286,7 +287,7 @@ def find_groups(
                 "which bring their own rules. Use PruningCallback() without arguments, "
                 "or kprune.strip the model first."
             )
-        return _by_plan(plan, model)
+        return _by_plan(plan, model, notices)
     groups: list[Group | ChannelGroup]
     if wrappers:
         known = {id(item.variable): item for item in candidates(model)}
@@ -324,7 +325,7 @@ def find_groups(
 
 
 def _by_plan(
-    plan: Plan, model: keras.Model
+    plan: Plan, model: keras.Model, notices: Notices
 ) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     resolution = resolve(plan, model)
     single = [s for s in resolution.sites if not _for_channels(s.rule)]
@@ -335,7 +336,7 @@ def _by_plan(
         coupling = analyse(model)
         for rule in filter(_for_channels, plan.rules):
             group, refusals = channel_group(coupling, rule, _first_match(plan, rule))
-            _share_weights(groups, group)
+            _share_weights(groups, group, notices)
             groups.append(group)
             # Statistics of channels are not held, but go with them.
             slices = {coupling.slots[i] for c in group.coupled for i in c.slots}
@@ -359,7 +360,7 @@ def _first_match(plan: Plan, rule: Rule) -> Callable[[Candidate], bool]:
 
 
 def _share_weights(
-    groups: Iterable[Group | ChannelGroup], channels: ChannelGroup
+    groups: Iterable[Group | ChannelGroup], channels: ChannelGroup, notices: Notices
 ) -> None:
     """Lets rules for channels and for single weights hold one mask where they meet.
 
@@ -375,15 +376,13 @@ def _share_weights(
             channels.weights[channels.weights.index(other)] = weight
             rule = group.rule
             if rule and rule.granularity.arranged:
-                warnings.warn(
+                notices.warn(
                     f"{weight.variable.path!r} is pruned by {rule.granularity}, and "
                     "slices of it by channels that it reads or makes. The masks hold "
                     "both; but kprune.shrink, which takes these channels out, moves "
                     "what lies behind them, so that blocks and groups of N:M are not "
                     "where they were. Prune channels in one fit, shrink the model, and "
-                    "then prune what is left in the next fit.",
-                    PruningWarning,
-                    stacklevel=2,
+                    "then prune what is left in the next fit."
                 )
 
 

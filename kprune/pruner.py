@@ -10,7 +10,7 @@ import keras
 from kprune.plan import Plan
 from kprune.report import PruningReport
 from kprune.steps import StepCounter
-from kprune.updates import MaskUpdates, checked_plan, listed, warn
+from kprune.updates import MaskUpdates, checked_plan, listed
 
 # Calls of `step` without a step of the optimizer after which something is wrong: a
 # dynamic loss scale leaves out the first dozen.
@@ -170,7 +170,7 @@ class Pruner:
         seen = self._steps.num_batches
         self._calls_since = 0 if seen != self._seen else self._calls_since + 1
         if self._calls_since == _PATIENCE:
-            warn(
+            self._updates.notices.warn(
                 f"Pruner.step was called {_PATIENCE} times, and the optimizer "
                 f"{self._steps.optimizer.name!r} is at step {self._steps.now} still: "
                 "masks are made by its steps. Give Pruner the optimizer that trains "
@@ -184,7 +184,7 @@ class Pruner:
         regrown = self._updates.mask_again()
         if regrown and not self._holds_itself:
             self._holds_itself = True
-            warn(
+            self._updates.notices.warn(
                 "The training step does not hold what is pruned at zero "
                 f"({listed(regrown)}): it was traced before the Pruner was made, or "
                 "does not call apply of a Keras optimizer. Pruner.step masks these "

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(kprune.__file__).parent
 
 # Lower modules first: each may import only from those above it in this list.
 LAYERS = [
-    ["axes", "naming", "report", "model_file", "ranking"],
+    ["axes", "naming", "notices", "report", "model_file", "ranking"],
     ["config"],
     ["schedules", "allocation", "prunable"],
     ["criteria", "granularity", "histograms"],
@@ -22,7 +22,10 @@ LAYERS = [
     ["channels"],
     ["groups"],
     ["updates"],
+    ["judges", "snapshots"],
+    ["guards"],
     ["callbacks", "pruner"],
+    ["at_target"],
     ["export"],
     ["inspection", "structure", "preparation"],
     ["advice"],
@@ -100,8 +103,10 @@ def test_import_brings_in_nothing_heavy():
 
 def test_public_names():
     assert sorted(kprune.__all__) == [
+        "AccuracyGuard",
         "Advice",
         "Allocation",
+        "AtTarget",
         "BatchNormScale",
         "BenchReport",
         "Block",
