@@ -89,7 +89,7 @@ class MaskUpdates:
         if self.waiting:
             return None
         ends = [g.schedule.end_step for g in self.groups if g.schedule is not None]
-        return max(ends, default=0) + self._delay
+        return max(ends, default=0) + self._late
 
     @property
     def at_target(self) -> bool:
@@ -114,6 +114,11 @@ class MaskUpdates:
         if self._held_at is not None:
             self._delay += self._steps.now - self._held_at
             self._held_at = None
+
+    @property
+    def _late(self) -> int:
+        """How many steps the schedules' clock is behind."""
+        return self._steps.now - self._moment
 
     @property
     def _moment(self) -> int:
@@ -232,12 +237,14 @@ class MaskUpdates:
     def _left(self, group: Group | ChannelGroup) -> str:
         """Says how far a schedule came that training left unfinished."""
         schedule: Any = group.schedule
-        delay = f", {self._delay} steps after its time" if self._delay else ""
+        late = self._late
         return (
             f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
             f"and step {self._steps.now}; the schedule "
             f"asks for {schedule.final_sparsity:.4f} at step "
-            f"{schedule.end_step + self._delay}{delay}. Go on with another fit."
+            f"{schedule.end_step + late}"
+            f"{f', {late} steps after its time' if late else ''}. "
+            "Go on with another fit."
         )
 
     def _look(self, data: Any, num_batches: int) -> None:
