@@ -46,23 +46,25 @@ class Notices:
     def sum_up(self, at_end: list[str], hint: str = "") -> None:
         """Ends training: gives what shows at its end, and repeats what was said.
 
-        It is one warning, and none if there is nothing to say.
+        It is one warning, and none where nothing has come up since it was said.
 
         Args:
             at_end: What shows at the end.
             hint: What else helps, as a sentence; said along with the rest only.
         """
+        if not at_end and max(self._counts.values(), default=0) <= 1:
+            return
         earlier = [
             f"{count} times: {message}" if count > 1 else message
             for message, count in self._counts.items()
         ]
         self._counts.update(at_end)
         said = [*dict.fromkeys(at_end), *earlier]
-        if len(said) == 1 and at_end:
+        if len(said) == 1:
             self._give(said[0])
-        elif said:
-            lines = "".join(f"\n- {line}" for line in said)
-            self._give(f"What this training has to say of pruning:{lines}\n{hint}")
+            return
+        lines = "".join(f"\n- {line}" for line in said)
+        self._give(f"What this training has to say of pruning:{lines}\n{hint}")
 
     def _give(self, message: str) -> None:
         file, line = _place_of_user()
