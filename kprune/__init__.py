@@ -27,6 +27,7 @@ from kprune.criteria import (
     Taylor,
     Wanda,
 )
+from kprune.curves import plot_fit
 from kprune.export import export
 from kprune.export.bench import bench
 from kprune.granularity import (
@@ -120,6 +121,7 @@ __all__ = [
     "hold_zeros",
     "inspect",
     "plan_shrink",
+    "plot_fit",
     "prepare",
     "prune",
     "register_coupling",

@@ -7,12 +7,11 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 
-from kprune.guards import AccuracyGuard, Guarding, check_guard
+from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
 from kprune.judges import callbacks_of_fit, traps
 from kprune.plan import Plan
-from kprune.report import EpochRecord, PruningReport
+from kprune.report import PruningReport
 from kprune.schedules import FitLength
 from kprune.steps import StepCounter, check_given
 from kprune.updates import MaskUpdates, checked_plan
@@ -95,7 +94,6 @@ class PruningCallback(keras.callbacks.Callback):
         check_guard("PruningCallback", guard)
         self._guard = guard
         self._guarding: Guarding | None = None
-        self._epochs: list[EpochRecord] = []
         self._final_report: PruningReport | None = None
         self.at_target = False
         self._length_known = True
@@ -112,7 +110,6 @@ class PruningCallback(keras.callbacks.Callback):
             raise RuntimeError("PruningCallback.report: no fit has begun yet.")
         return self._final_report or dataclasses.replace(
             self._updates.report(),
-            epochs=tuple(self._epochs),
             guard=self._guarding.record() if self._guarding else None,
         )
 
@@ -126,7 +123,7 @@ class PruningCallback(keras.callbacks.Callback):
         # Only then have all callbacks, such as BackupAndRestore, set the weights, and
         # only `on_epoch_begin` says where a resumed fit begins.
         self._updates = self._guarding = self._final_report = None
-        self._epochs, self.at_target = [], False
+        self.at_target = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
@@ -164,8 +161,7 @@ class PruningCallback(keras.callbacks.Callback):
         # `on_train_batch_end`.
         self._updates.update()
         logs["sparsity"] = self._updates.sparsity
-        numbers = {name: float(logs[name]) for name in logs if np.ndim(logs[name]) == 0}
-        self._epochs.append(EpochRecord(epoch, self._steps.now, numbers))
+        self._updates.note_epoch(logs, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Masks what was written at the end of training, and says what is missing."""
@@ -227,10 +223,9 @@ class PruningCallback(keras.callbacks.Callback):
         if self._initial_epoch > 0:
             raise ValueError(
                 f"PruningCallback: the fit goes on with epoch {self._initial_epoch}, "
-                "and what the AccuracyGuard had seen before is in no checkpoint. Begin "
-                "a fit of its own, without `initial_epoch` and BackupAndRestore: say "
-                "guard=AccuracyGuard(dense_level=...) and a schedule from the present "
-                "sparsity on, such as PolynomialDecay(0.6, 0.9, kprune.Epochs(0), "
+                f"and {NOT_KEPT} Begin a fit of its own, without `initial_epoch` and "
+                "BackupAndRestore: say guard=AccuracyGuard(dense_level=...) and a "
+                "schedule from the present sparsity on, such as PolynomialDecay(0.6, 0.9, kprune.Epochs(0), "
                 "kprune.FitFraction(0.5))."
             )
 

@@ -17,6 +17,7 @@ from kprune.snapshots import Snapshot
 from kprune.steps import StepCounter
 from kprune.updates import MaskUpdates
 
+NOT_KEPT = "what an AccuracyGuard has seen and held back is in no checkpoint."
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "r2")
 _LOWER = ("loss", "error", "mse", "mae", "rmse", "mape", "perplexity")
 

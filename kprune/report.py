@@ -246,6 +246,7 @@ class PruningReport:
         lines += [
             f"warned{f' {count} times' if count > 1 else ''}: {message}"
             for message, count in self.notices.items()
+            if message != str(self.guard)
         ]
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.channels import ChannelGroup
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
@@ -18,7 +19,7 @@ from kprune.held import HeldWeight
 from kprune.layers import mask_of
 from kprune.notices import Notices
 from kprune.plan import Plan, check_final
-from kprune.report import PruningReport
+from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule
 from kprune.steps import StepCounter
 from kprune.transform import forget_traces, make_plan
@@ -39,6 +40,7 @@ class MaskUpdates:
 
     Attributes:
         history: List of `(step, sparsity)`, one pair per update of the masks.
+        epochs: What the logs had after each epoch.
         groups: The weights or channels that are pruned together.
         notices: What there is to say to the user.
 
@@ -62,6 +64,7 @@ class MaskUpdates:
                 f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
             )
         self.history: list[tuple[int, float]] = []
+        self.epochs: list[EpochRecord] = []
         self.notices = Notices()
         self._owner, self._model, self._steps = owner, model, steps
         self._delay = 0
@@ -138,6 +141,7 @@ class MaskUpdates:
             skipped=self._skipped,
             channels=tuple(r for group in self.groups for r in group.records),
             history=tuple(self.history),
+            epochs=tuple(self.epochs),
             notices=self.notices.counts,
         )
 
@@ -203,6 +207,12 @@ class MaskUpdates:
         """Adds the present sparsity to the history."""
         self.history.append((self._steps.now, self.sparsity))
 
+    def note_epoch(self, logs: dict[str, Any], epoch: int | None = None) -> None:
+        """Keeps the logs of an epoch that is over; by default the next one."""
+        numbers = {name: float(logs[name]) for name in logs if np.ndim(logs[name]) == 0}
+        epoch = len(self.epochs) if epoch is None else epoch
+        self.epochs.append(EpochRecord(epoch, self._steps.now, numbers))
+
     def mask_again(self) -> dict[str, int]:
         """Zeroes what masks prune; returns how many weights were not, by path."""
         regrown = {}
@@ -237,13 +247,17 @@ class MaskUpdates:
     def _left(self, group: Group | ChannelGroup) -> str:
         """Says how far a schedule came that training left unfinished."""
         schedule: Any = group.schedule
-        late = self._late
+        asked, end = f"{schedule.final_sparsity:.4f}", schedule.end_step
+        said = (
+            f"The fit ended at sparsity {group.num_pruned / group.size:.4f} and step "
+            f"{self._steps.now}"
+        )
+        if self._held_at is not None:
+            left = max(0, end - self._moment)
+            return f"{said}, held {left} steps before the schedule asks for {asked}."
+        late = f", {self._late} steps after its time" if self._late else ""
         return (
-            f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
-            f"and step {self._steps.now}; the schedule "
-            f"asks for {schedule.final_sparsity:.4f} at step "
-            f"{schedule.end_step + late}"
-            f"{f', {late} steps after its time' if late else ''}. "
+            f"{said}; the schedule asks for {asked} at step {end + self._late}{late}. "
             "Go on with another fit."
         )
 

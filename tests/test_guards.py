@@ -147,7 +147,8 @@ def test_a_guard_that_holds_to_the_end_says_where_it_settled(data):
     text = str(caught[0].message)
     assert "settled at sparsity 0.7" in text
     assert "0.8000 NOT within 0.04 of the dense model's 0.9000" in text
-    assert "asks for 0.8000 at step" in text and "steps after its time" in text
+    # At step 12 the clock stopped, half of the ramp before its end.
+    assert "and step 24, held 12 steps before the schedule asks for 0.8000." in text
     assert pruning.report.guard.sparsity == pruning.history[-1][1]
 
 
@@ -292,3 +293,55 @@ def test_a_resumed_fit_is_refused(data):
             callbacks=[kprune.PruningCallback(0.5, guard=guard)],
         )
     assert held(model) == {}
+
+
+# --- In a loop of the user's own ------------------------------------------------------
+
+
+def test_a_pruner_is_guarded_as_the_callback_is(data):
+    script = [0.9, 0.8, 0.9, 0.9, 0.6]
+    guard = kprune.AccuracyGuard(roll_back_after=1)
+    schedule = kprune.PolynomialDecay(0.0, 0.8, 6, 24, frequency=1)
+    model = compiled(sequential())
+    with pytest.warns(WARNS, match="step 6 were set back"):
+        model.fit(
+            *data,
+            batch_size=16,
+            epochs=5,
+            verbose=0,
+            shuffle=False,
+            callbacks=[
+                Scripted(script),
+                callback := kprune.PruningCallback(schedule=schedule, guard=guard),
+            ],
+        )
+    keras.utils.set_random_seed(0)
+    own = compiled(sequential())
+    pruner = kprune.Pruner(own, schedule=schedule, guard=guard)
+    for value in script:
+        for start in range(0, 96, 16):
+            own.train_on_batch(data[0][start : start + 16], data[1][start : start + 16])
+            pruner.step()
+        pruner.end_epoch({"val_accuracy": value})
+    with pytest.warns(WARNS, match="step 6 were set back"):
+        report = pruner.finish()
+    assert report.history == callback.report.history
+    assert report.guard == callback.report.guard
+    assert [e.step for e in report.epochs] == [6, 12, 18, 24, 30]
+
+
+def test_an_end_that_comes_too_late_is_told(data):
+    with pytest.warns(WARNS, match=r"at step 30, 6 steps after its time. Go on"):
+        guarded(data, [0.9, 0.8, 0.9, 0.9], kprune.AccuracyGuard())
+
+
+def test_a_pruner_that_goes_on_is_not_guarded():
+    with pytest.raises(ValueError, match="in no checkpoint"):
+        kprune.Pruner(
+            compiled(sequential()),
+            sparsity=0.5,
+            steps_per_epoch=6,
+            epochs=4,
+            initial_epoch=1,
+            guard=kprune.AccuracyGuard(dense_level=0.9),
+        )

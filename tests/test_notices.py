@@ -74,7 +74,7 @@ def test_many_updates_with_nan_are_one_warning_and_its_count(data):
     assert [*callback.report.notices.values()][:2] == [1, 4]
     assert f"warned 4 times: {second}" in str(callback.report)
     # The same words, in the next fit.
-    assert said(fit)[0] == second
+    assert second in said(fit)
 
 
 def test_nan_of_channels_goes_the_same_way(data):
