@@ -225,8 +225,8 @@ class PruningCallback(keras.callbacks.Callback):
                 f"PruningCallback: the fit goes on with epoch {self._initial_epoch}, "
                 f"and {NOT_KEPT} Begin a fit of its own, without `initial_epoch` and "
                 "BackupAndRestore: say guard=AccuracyGuard(dense_level=...) and a "
-                "schedule from the present sparsity on, such as PolynomialDecay(0.6, 0.9, kprune.Epochs(0), "
-                "kprune.FitFraction(0.5))."
+                "schedule from the present sparsity on, such as PolynomialDecay(0.6, "
+                "0.9, kprune.Epochs(0), kprune.FitFraction(0.5))."
             )
 
     def _check_judges(self, updates: MaskUpdates, batches: int | None) -> None:
