@@ -61,6 +61,7 @@ from kprune.schedules import (
     SparsityFunction,
 )
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
+from kprune.summaries import PruningSummaries
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
     "Pruner",
     "PruningCallback",
     "PruningReport",
+    "PruningSummaries",
     "PruningWarning",
     "Random",
     "Report",
