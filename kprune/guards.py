@@ -216,7 +216,7 @@ class Guarding:
         return self._num_below > 0 and not self._updates.at_target
 
     def _let_go_on(self) -> None:
-        self._below = 0
+        self._below, self._stuck = 0, False
         if not self.settled:
             self._updates.go_on()
             if self._guard.roll_back_after is not None:
@@ -241,11 +241,12 @@ class Guarding:
             return float(logs[monitor])
         names = [name for name in logs if name != "sparsity"]
         if monitor.startswith("val_") and not any(n.startswith("val_") for n in names):
-            self._updates.notices.warn(
-                f"AccuracyGuard looks at {monitor!r}, and after an epoch there was "
-                f"only {', '.join(names)}: it did nothing then. Say "
-                "fit(validation_data=...)."
-            )
+            if self._value is None:
+                self._updates.notices.warn(
+                    f"AccuracyGuard looks at {monitor!r}, and after the first epoch "
+                    f"there is only {', '.join(names)}. Without "
+                    "fit(validation_data=...) it does nothing."
+                )
             return None
         near = nearest(monitor, names)
         raise ValueError(
@@ -259,7 +260,7 @@ class Guarding:
         monitor = self._guard.monitor.removeprefix("val_")
         return (
             "AccuracyGuard: the level of the dense model is not known, because weights "
-            "are pruned before the first epoch is over. Give it, such as dense_level="
+            "are pruned before there is a first value. Give it, such as dense_level="
             f"model.evaluate(x_val, y_val, return_dict=True)[{monitor!r}], or begin "
             "later, such as with PolynomialDecay(0.0, 0.9, kprune.Epochs(1), "
             "kprune.FitFraction(0.5))."

@@ -17,7 +17,8 @@ def run(page, names):
     return names
 
 
-def test_the_code_of_the_page_on_pruning_runs():
+def test_the_code_of_the_page_on_pruning_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = run("pruning.md", {})
     model, callback = names["model"], names["callback"]
     model.compile("sgd", "mse")
@@ -27,6 +28,8 @@ def test_the_code_of_the_page_on_pruning_runs():
     assert sparsities == pytest.approx(
         {"conv": 0.8, "hidden": 0.5, "head": 0.5}, abs=1e-3
     )
+    assert names["pruning"].report.guard.within
+    assert (tmp_path / "fit.png").exists()
 
 
 def test_the_code_of_the_page_on_criteria_runs(monkeypatch):

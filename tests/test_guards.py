@@ -162,11 +162,7 @@ def test_lower_is_better_for_a_loss(data):
 
 def test_epochs_without_validation_change_nothing(data):
     script = [0.9, 0.8, None, None, 0.9, 0.9]
-    with pytest.warns(WARNS) as caught:
-        _, pruning, _, _ = guarded(data, script, kprune.AccuracyGuard())
-    texts = [str(w.message) for w in caught]
-    assert "only loss: it did nothing then" in texts[0]
-    assert "2 times: " in texts[1] and len(texts) == 2
+    _, pruning, _, _ = guarded(data, script, kprune.AccuracyGuard())
     # Held at step 12, and let go at step 30.
     assert [s for s, _ in pruning.history] == [*range(6, 13), *range(31, 37)]
 
@@ -276,8 +272,9 @@ def test_a_metric_that_is_not_there_is_refused_with_those_that_are(data):
 
 def test_a_guard_that_saw_nothing_says_so(data):
     guard = kprune.AccuracyGuard(dense_level=0.9)
-    with pytest.warns(WARNS, match="validation_data") as caught:
+    with pytest.warns(WARNS, match="only loss. Without .*validation_data") as caught:
         guarded(data, [None] * 4, guard)
+    assert len(caught) == 2
     assert "saw no val_accuracy, and did nothing" in str(caught[-1].message)
 
 
