@@ -109,7 +109,10 @@ class GuardRecord:
             return f"The guard saw no {self.monitor}, and did nothing."
         done = "pruning was never held"
         if self.epochs_below:
-            done = f"it was too low after {self.epochs_below} epochs, and pruning held"
+            epochs = "epoch" if self.epochs_below == 1 else "epochs"
+            done = (
+                f"it was not after {self.epochs_below} {epochs}, and pruning was held"
+            )
         if self.rolled_back_to is not None:
             done += f"; weights and masks of step {self.rolled_back_to} were set back"
         elif self.nothing_to_go_back_to:

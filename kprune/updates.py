@@ -253,8 +253,7 @@ class MaskUpdates:
             f"{self._steps.now}"
         )
         if self._held_at is not None:
-            left = max(0, end - self._moment)
-            return f"{said}, held {left} steps before the schedule asks for {asked}."
+            return f"{said}, held short of the {asked} that the schedule asks for."
         late = f", {self._late} steps after its time" if self._late else ""
         return (
             f"{said}; the schedule asks for {asked} at step {end + self._late}{late}. "
