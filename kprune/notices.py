@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections import Counter
-from typing import Any
 
 import keras
 
@@ -30,7 +29,6 @@ class Notices:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._registry: dict[Any, int] = {}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,9 +66,8 @@ class Notices:
 
     def _give(self, message: str) -> None:
         file, line = _place_of_user()
-        warnings.warn_explicit(
-            message.rstrip(), PruningWarning, file, line, registry=self._registry
-        )
+        # Without a registry of what was said before.
+        warnings.warn_explicit(message.rstrip(), PruningWarning, file, line)
 
 
 def _place_of_user() -> tuple[str, int]:
