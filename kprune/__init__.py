@@ -12,6 +12,7 @@ from kprune.allocation import (
     Threshold,
     Uniform,
 )
+from kprune.at_target import AtTarget
 from kprune.callbacks import PruningCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import (
@@ -26,6 +27,7 @@ from kprune.criteria import (
     Taylor,
     Wanda,
 )
+from kprune.curves import plot_fit
 from kprune.export import export
 from kprune.export.bench import bench
 from kprune.granularity import (
@@ -36,10 +38,11 @@ from kprune.granularity import (
     Kernel,
     NofM,
 )
-from kprune.held import PruningWarning
+from kprune.guards import AccuracyGuard
 from kprune.histograms import Shard, sharded_masks
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
+from kprune.notices import PruningWarning
 from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
@@ -59,11 +62,14 @@ from kprune.schedules import (
     SparsityFunction,
 )
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
+from kprune.summaries import PruningSummaries
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
+    "AccuracyGuard",
     "Advice",
     "Allocation",
+    "AtTarget",
     "BatchNormScale",
     "BenchReport",
     "Block",
@@ -96,6 +102,7 @@ __all__ = [
     "Pruner",
     "PruningCallback",
     "PruningReport",
+    "PruningSummaries",
     "PruningWarning",
     "Random",
     "Regrowth",
@@ -120,6 +127,7 @@ __all__ = [
     "hold_zeros",
     "inspect",
     "plan_shrink",
+    "plot_fit",
     "prepare",
     "prune",
     "register_coupling",

@@ -3,14 +3,18 @@
 This module changes when the training loop that masks are updated from changes.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
 
+from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
+from kprune.judges import callbacks_of_fit, traps
 from kprune.plan import Plan
 from kprune.report import PruningReport
+from kprune.schedules import FitLength
 from kprune.steps import StepCounter, check_given
-from kprune.updates import MaskUpdates, checked_plan, warn
+from kprune.updates import MaskUpdates, checked_plan
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -49,14 +53,18 @@ class PruningCallback(keras.callbacks.Callback):
         num_batches: How many batches of it, at least 1.
         optimizer: The one whose steps count, in a model with several, such as a GAN:
             the one that trains the pruned weights. By default the model's own.
+        guard: An `AccuracyGuard`, which makes pruning wait, or go back, while a metric
+            is too far below the dense model's.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
             `regrowth`, `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
             `skip_last`.
 
     Attributes:
-        report: `PruningReport`: sparsity asked and achieved per weight, and which
-            weights stay dense, and why. Available as soon as the first epoch begins.
+        report: `PruningReport`: sparsity asked and achieved per weight, which weights
+            stay dense, and why, and how the fit went. Available as soon as the first
+            epoch begins; after the fit it stays as it was at its end.
         history: List of `(step, sparsity)`, one pair per update of the masks.
+        at_target: Whether the present epoch was begun with all the sparsity asked for.
 
     Raises:
         ValueError: If arguments contradict each other or are out of range, or a
@@ -74,6 +82,7 @@ class PruningCallback(keras.callbacks.Callback):
         data: Any = None,
         num_batches: int = 8,
         optimizer: keras.optimizers.Optimizer | None = None,
+        guard: AccuracyGuard | None = None,
         **rule: Any,
     ) -> None:
         super().__init__()
@@ -83,19 +92,27 @@ class PruningCallback(keras.callbacks.Callback):
         self._data, self._num_batches = data, num_batches
         check_given("PruningCallback", optimizer)
         self._given_optimizer = optimizer
+        check_guard("PruningCallback", guard)
+        self._guard = guard
+        self._guarding: Guarding | None = None
+        self._final_report: PruningReport | None = None
+        self.at_target = False
         self._length_known = True
         self._updates: MaskUpdates | None = None
 
     @property
     def report(self) -> PruningReport:
-        """The state of the pruned weights now.
+        """The state of the pruned weights now, or at the end of the fit if it is over.
 
         Raises:
             RuntimeError: Before the first epoch of a fit.
         """
         if self._updates is None:
             raise RuntimeError("PruningCallback.report: no fit has begun yet.")
-        return self._updates.report()
+        return self._final_report or dataclasses.replace(
+            self._updates.report(),
+            guard=self._guarding.record() if self._guarding else None,
+        )
 
     @property
     def history(self) -> list[tuple[int, float]]:
@@ -106,7 +123,8 @@ class PruningCallback(keras.callbacks.Callback):
         """Forgets an earlier fit; the work begins with the first epoch."""
         # Only then have all callbacks, such as BackupAndRestore, set the weights, and
         # only `on_epoch_begin` says where a resumed fit begins.
-        self._updates = None
+        self._updates = self._guarding = self._final_report = None
+        self.at_target = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
@@ -117,6 +135,8 @@ class PruningCallback(keras.callbacks.Callback):
             self._initial_epoch = epoch
             if self.model.built and self.model.weights:
                 self._begin()
+        if self._updates is not None:
+            self.at_target = self._updates.at_target or self._is_settled
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if an update fell into the steps since the last call."""
@@ -134,17 +154,21 @@ class PruningCallback(keras.callbacks.Callback):
             self._length_known = True
             self._place(self._updates, self._steps.num_batches, self._steps.now)
         elif epoch == self._initial_epoch:
-            self._check_pace()
+            self._check_pace(self._updates)
+        logs = {} if logs is None else logs
+        if self._guarding is not None:
+            self._guarding.judge(logs)
         # On data of unknown length the step that finds its end counts, unseen by
         # `on_train_batch_end`.
         self._updates.update()
-        if logs is not None:
-            logs["sparsity"] = self._updates.sparsity
+        logs["sparsity"] = self._updates.sparsity
+        self._updates.note_epoch(logs, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Masks what was written at the end of training, and says what is missing."""
         if self._updates is not None:
-            self._updates.finish()
+            self._updates.finish(self._guarding.at_end() if self._guarding else [])
+            self._final_report = self.report
 
     def _begin(self) -> None:
         updates = MaskUpdates(
@@ -155,12 +179,18 @@ class PruningCallback(keras.callbacks.Callback):
             self._data,
             self._num_batches,
         )
+        if self._guard is not None:
+            self._guarding = Guarding(self._guard, self.model, self._steps, updates)
+            self._check_resumed()
         batches = self.params.get("steps")
         self._length_known = batches is not None
         if batches is None:
             self._check_unknown_length(updates)
         else:
-            self._place(updates, batches)
+            fit = self._place(updates, batches)
+            if self._guarding is not None:
+                self._guarding.check_begin(fit.step_at(1))
+        self._check_judges(updates, batches)
         updates.attach()
         self._updates = updates
         self.model.make_train_function()
@@ -179,20 +209,48 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _place(
         self, updates: MaskUpdates, batches: int, earliest: int | None = None
-    ) -> None:
+    ) -> FitLength:
         """Puts the schedules in plain steps, in a fit of so many batches per epoch."""
         epochs = self.params.get("epochs", 1)
         fit = self._steps.fit_length(self._initial_epoch, batches, epochs)
         updates.place(fit, self.model.steps_per_execution, earliest)
+        return fit
 
-    def _check_pace(self) -> None:
+    @property
+    def _is_settled(self) -> bool:
+        return self._guarding is not None and self._guarding.settled
+
+    def _check_resumed(self) -> None:
+        if self._initial_epoch > 0:
+            raise ValueError(
+                f"PruningCallback: the fit goes on with epoch {self._initial_epoch}, "
+                f"and {NOT_KEPT} Begin a fit of its own, without `initial_epoch` and "
+                "BackupAndRestore: say guard=AccuracyGuard(dense_level=...) and a "
+                "schedule from the present sparsity on, such as PolynomialDecay(0.6, "
+                "0.9, kprune.Epochs(0), kprune.FitFraction(0.5))."
+            )
+
+    def _check_judges(self, updates: MaskUpdates, batches: int | None) -> None:
+        """Warns of callbacks that pick epochs from before the target sparsity."""
+        end = updates.end_step
+        if end is not None and end <= self._steps.now:
+            return
+        target = None
+        if end is not None and batches is not None and self._guard is None:
+            epochs = self.params.get("epochs", 1)
+            fit = self._steps.fit_length(self._initial_epoch, batches, epochs)
+            target = next((n for n in range(epochs) if fit.step_at(n) >= end), None)
+        if said := traps(callbacks_of_fit(), target):
+            updates.notices.warn(said)
+
+    def _check_pace(self, updates: MaskUpdates) -> None:
         """Warns if the optimizer does not make one step per batch."""
         batches, made = self.params["steps"], self._steps.num_batches
         name = self._steps.optimizer.name
         # A loss scale leaves steps out, and an early stop may have.
         if 0 < made <= 1.5 * batches:
             return
-        warn(
+        updates.notices.warn(
             f"The optimizer {name!r} made {made} steps in an epoch of "
             f"{batches} batches. Schedules count its steps, and epochs and fractions "
             "of the fit by one step per batch. "

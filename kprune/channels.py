@@ -5,7 +5,6 @@ to masks of channels changes.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,8 +16,9 @@ from kprune.coupling.groups import Group as Coupled
 from kprune.coupling.scores import choose, facts_of, unit_scores
 from kprune.coupling.sites import groups_under
 from kprune.evidence import Evidence
-from kprune.held import HeldWeight, PruningWarning
+from kprune.held import HeldWeight
 from kprune.layers import mask_of, values
+from kprune.notices import Notices
 from kprune.plan import Rule
 from kprune.prunable import Candidate
 from kprune.report import ChannelRecord, Refusal
@@ -39,6 +39,7 @@ class ChannelGroup:
         updated_at: The step, by the schedule, of the last update, and `None`.
         evidence: Where the rule's criterion finds what it needs beside the weights.
         scores: Those that were found last.
+        notices: Where it says what is amiss.
     """
 
     coupling: Coupling
@@ -50,6 +51,7 @@ class ChannelGroup:
     updated_at: tuple[int, int | None] | None = None
     evidence: Evidence = Evidence()
     scores: np.ndarray | None = None
+    notices: Notices = dataclasses.field(default_factory=Notices)
 
     # What is zero altogether has no gradient: channels do not grow back.
     regrowth: ClassVar[None] = None
@@ -146,11 +148,9 @@ class ChannelGroup:
         scores = self._scores()
         for group in self.coupled:
             if np.isnan(scores[group.units]).any():
-                warnings.warn(
+                self.notices.warn(
                     f"{group.name} score NaN, so that the masks stay as they are. "
-                    "Lower the learning rate, or clip gradients.",
-                    PruningWarning,
-                    stacklevel=2,
+                    "Lower the learning rate, or clip gradients."
                 )
                 return False
         self.scores = scores

@@ -7,7 +7,6 @@ scores to masks changes.
 
 import dataclasses
 import functools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,8 +19,9 @@ from kprune.coupling.graph import analyse, check_graph
 from kprune.criteria import Scorer
 from kprune.evidence import Evidence
 from kprune.granularity import Channel, Granularity, keep_highest
-from kprune.held import HeldWeight, PruningWarning
+from kprune.held import HeldWeight
 from kprune.layers import mask_constraints, mask_of, pruned_layers, values
+from kprune.notices import Notices
 from kprune.plan import NO_RULE, Plan, Rule, Site, resolve
 from kprune.prunable import Candidate, candidates
 from kprune.regrowth import Regrowth
@@ -40,6 +40,7 @@ class Group:
         updated_at: The steps, by schedule and regrowth, of the last update.
         evidence: Where what gives scores finds what it needs beside the weights.
         regrowth: The rule's regrowth, in plain steps once these are known.
+        notices: Where it says what is amiss.
     """
 
     weights: list[HeldWeight]
@@ -48,6 +49,7 @@ class Group:
     updated_at: tuple[int, int | None] | None = None
     evidence: Evidence = Evidence()
     regrowth: Regrowth | None = None
+    notices: Notices = dataclasses.field(default_factory=Notices)
 
     @property
     def size(self) -> int:
@@ -232,11 +234,9 @@ class Group:
         ]
         for variable, found in zip(variables, scores, strict=True):
             if np.isnan(np.max(found)):
-                warnings.warn(
+                self.notices.warn(
                     f"{variable.path} scores NaN, so that the masks stay as "
-                    "they are. Lower the learning rate, or clip gradients.",
-                    PruningWarning,
-                    stacklevel=2,
+                    "they are. Lower the learning rate, or clip gradients."
                 )
                 return None
         return scores
@@ -345,7 +345,7 @@ def _withdraw(masks: list[np.ndarray], held: list[np.ndarray]) -> bool:
 
 
 def find_groups(
-    model: keras.Model, plan: Plan | None
+    model: keras.Model, plan: Plan | None, notices: Notices
 ) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     """Finds the weights to prune or hold in a model, without changing anything.
 
@@ -353,6 +353,7 @@ def find_groups(
         model: A built model.
         plan: What to prune; `None` for what the model's `Pruned` wrappers say, or else
             the masks that its variables have.
+        notices: Where groups say what is amiss.
 
     Returns:
         The groups, and the weights that stay dense.
@@ -369,7 +370,7 @@ def find_groups(
                 "which bring their own rules. Use PruningCallback() without arguments, "
                 "or kprune.strip the model first."
             )
-        return _by_plan(plan, model)
+        return _by_plan(plan, model, notices)
     groups: list[Group | ChannelGroup]
     refused: list[SkippedWeight] = []
     if wrappers:
@@ -383,7 +384,7 @@ def find_groups(
         groups = [*_by_rule(s for s in sites if not _for_channels(s.rule))]
         channels = list(dict.fromkeys(s.rule for s in sites if _for_channels(s.rule)))
         matches = [_any_of([s for s in sites if s.rule == rule]) for rule in channels]
-        refused = _add_channels(groups, model, channels, matches)
+        refused = _add_channels(groups, model, channels, matches, notices)
     else:
         held = [HeldWeight(v) for v in model.weights if mask_of(v)]
         groups = [Group(held)] if held else []
@@ -409,14 +410,14 @@ def find_groups(
 
 
 def _by_plan(
-    plan: Plan, model: keras.Model
+    plan: Plan, model: keras.Model, notices: Notices
 ) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     resolution = resolve(plan, model)
     single = [s for s in resolution.sites if not _for_channels(s.rule)]
     groups: list[Group | ChannelGroup] = [*_by_rule(single)]
     channels = list(filter(_for_channels, plan.rules))
     matches = [_first_match(plan, rule) for rule in channels]
-    refused = _add_channels(groups, model, channels, matches)
+    refused = _add_channels(groups, model, channels, matches, notices)
     return groups, (*_without_slices(resolution.skipped, groups), *refused)
 
 
@@ -425,6 +426,7 @@ def _add_channels(
     model: keras.Model,
     rules: Sequence[Rule],
     matches: Sequence[Callable[[Candidate], bool]],
+    notices: Notices,
 ) -> list[SkippedWeight]:
     """Adds the groups under rules for channels; returns what these leave alone."""
     if not rules:
@@ -434,7 +436,7 @@ def _add_channels(
     refused = []
     for rule, is_matched in zip(rules, matches, strict=True):
         group, refusals = channel_group(coupling, rule, is_matched)
-        _share_weights(groups, group)
+        _share_weights(groups, group, notices)
         groups.append(group)
         refused += [SkippedWeight(r.name, (r.size,), r.reason) for r in refusals]
     return refused
@@ -474,7 +476,7 @@ def _first_match(plan: Plan, rule: Rule) -> Callable[[Candidate], bool]:
 
 
 def _share_weights(
-    groups: Iterable[Group | ChannelGroup], channels: ChannelGroup
+    groups: Iterable[Group | ChannelGroup], channels: ChannelGroup, notices: Notices
 ) -> None:
     """Lets rules for channels and for single weights hold one mask where they meet.
 
@@ -490,15 +492,13 @@ def _share_weights(
             channels.weights[channels.weights.index(other)] = weight
             rule = group.rule
             if rule and rule.granularity.arranged:
-                warnings.warn(
+                notices.warn(
                     f"{weight.variable.path!r} is pruned by {rule.granularity}, and "
                     "slices of it by channels that it reads or makes. The masks hold "
                     "both; but kprune.shrink, which takes these channels out, moves "
                     "what lies behind them, so that blocks and groups of N:M are not "
                     "where they were. Prune channels in one fit, shrink the model, and "
-                    "then prune what is left in the next fit.",
-                    PruningWarning,
-                    stacklevel=2,
+                    "then prune what is left in the next fit."
                 )
 
 

@@ -17,10 +17,6 @@ from kprune.plan import Site, facts
 from kprune.report import WeightRecord
 
 
-class PruningWarning(UserWarning):
-    """Pruning will not, or did not, do what was asked for."""
-
-
 class HeldWeight:
     """A variable with a mask, and how many elements the mask prunes.
 

@@ -3,14 +3,16 @@
 This module changes when such loops do; pruning in `fit` is `kprune.callbacks`.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
 
+from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
 from kprune.plan import Plan
 from kprune.report import PruningReport
 from kprune.steps import StepCounter
-from kprune.updates import MaskUpdates, checked_plan, listed, warn
+from kprune.updates import MaskUpdates, checked_plan, listed
 
 # Calls of `step` without a step of the optimizer after which something is wrong: a
 # dynamic loss scale leaves out the first dozen.
@@ -51,6 +53,7 @@ class Pruner:
         initial_epoch: The epoch that training goes on with, after it was resumed.
         data: As for `PruningCallback`: for criteria that look at it.
         num_batches: How many batches of it, at least 1.
+        guard: As for `PruningCallback`; it looks at what is given to `end_epoch`.
         **rule: Further arguments of `Rule`, as for `PruningCallback`.
 
     Raises:
@@ -85,6 +88,7 @@ class Pruner:
         initial_epoch: int = 0,
         data: Any = None,
         num_batches: int = 8,
+        guard: AccuracyGuard | None = None,
         **rule: Any,
     ) -> None:
         if not isinstance(model, keras.Model):
@@ -95,6 +99,13 @@ class Pruner:
         plan = checked_plan("Pruner", sparsity, schedule, plan, rule, data, num_batches)
         _check_count("epochs", epochs, 1)
         _check_count("initial_epoch", initial_epoch, 0)
+        check_guard("Pruner", guard)
+        if guard is not None and initial_epoch > 0:
+            raise ValueError(
+                f"Pruner: {NOT_KEPT} Leave `initial_epoch` out, and say guard="
+                "AccuracyGuard(dense_level=...) and a schedule from the present "
+                "sparsity on."
+            )
         if steps_per_epoch is not None:
             _check_count("steps_per_epoch", steps_per_epoch, 1)
         if not (model.built and model.weights):
@@ -113,6 +124,11 @@ class Pruner:
                 "epochs=..., or give a schedule in steps, such as "
                 "kprune.PolynomialDecay(0.0, 0.9, begin_step=0, end_step=5000)."
             )
+        self._guarding = None
+        if guard is not None:
+            self._guarding = Guarding(guard, model, steps, updates)
+            # Before the first step: how long an epoch takes may not be known.
+            self._guarding.check_begin(steps.now)
         updates.attach()
         self._updates, self._steps = updates, steps
         self._seen = steps.num_batches
@@ -124,7 +140,10 @@ class Pruner:
     @property
     def report(self) -> PruningReport:
         """Sparsity asked and achieved per weight, and what stays dense, and why."""
-        return self._updates.report()
+        return dataclasses.replace(
+            self._updates.report(),
+            guard=self._guarding.record() if self._guarding else None,
+        )
 
     @property
     def history(self) -> list[tuple[int, float]]:
@@ -154,6 +173,20 @@ class Pruner:
         self._unproven |= made
         return made
 
+    def end_epoch(self, logs: dict[str, Any]) -> None:
+        """Keeps the metrics of an epoch for the report; a guard judges them.
+
+        Args:
+            logs: The metrics by name, such as those of `model.evaluate(x, y,
+                return_dict=True)`.
+
+        Raises:
+            ValueError: If the guard's metric is not among them.
+        """
+        if self._guarding is not None:
+            self._guarding.judge(logs)
+        self._updates.note_epoch({**logs, "sparsity": self.sparsity})
+
     def finish(self) -> PruningReport:
         """Ends training: masks what is left, warns of unfinished schedules.
 
@@ -162,7 +195,7 @@ class Pruner:
         """
         if self._moved() and self._unproven:
             self._prove()
-        self._updates.finish()
+        self._updates.finish(self._guarding.at_end() if self._guarding else [])
         return self.report
 
     def _moved(self) -> bool:
@@ -170,7 +203,7 @@ class Pruner:
         seen = self._steps.num_batches
         self._calls_since = 0 if seen != self._seen else self._calls_since + 1
         if self._calls_since == _PATIENCE:
-            warn(
+            self._updates.notices.warn(
                 f"Pruner.step was called {_PATIENCE} times, and the optimizer "
                 f"{self._steps.optimizer.name!r} is at step {self._steps.now} still: "
                 "masks are made by its steps. Give Pruner the optimizer that trains "
@@ -184,7 +217,7 @@ class Pruner:
         regrown = self._updates.mask_again()
         if regrown and not self._holds_itself:
             self._holds_itself = True
-            warn(
+            self._updates.notices.warn(
                 "The training step does not hold what is pruned at zero "
                 f"({listed(regrown)}): it was traced before the Pruner was made, or "
                 "does not call apply of a Keras optimizer. Pruner.step masks these "

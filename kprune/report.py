@@ -77,6 +77,69 @@ class SkippedWeight:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardRecord:
+    """What a guard on a metric has seen and done.
+
+    Args:
+        monitor: The metric.
+        tolerance: How much worse than the dense level was accepted, in its unit.
+        dense_level: The dense model's value; `None` if none was seen.
+        value: The last value; `None` if none was seen.
+        within: Whether that is within the tolerance; `None` if that is not known.
+        epochs_below: After how many epochs it was not, so that pruning waited.
+        rolled_back_to: The step whose weights and masks were set back; `None` if none
+            were.
+        nothing_to_go_back_to: Whether it would have gone back, and no epoch before was
+            within the tolerance.
+        sparsity: Share of what may be pruned, in [0, 1), that masks hold.
+    """
+
+    monitor: str
+    tolerance: float
+    dense_level: float | None
+    value: float | None
+    within: bool | None
+    epochs_below: int
+    rolled_back_to: int | None
+    nothing_to_go_back_to: bool
+    sparsity: float
+
+    def __str__(self) -> str:
+        if self.value is None or self.dense_level is None:
+            return f"The guard saw no {self.monitor}, and did nothing."
+        done = "pruning was never held"
+        if self.epochs_below:
+            epochs = "epoch" if self.epochs_below == 1 else "epochs"
+            done = (
+                f"it was not after {self.epochs_below} {epochs}, and pruning was held"
+            )
+        if self.rolled_back_to is not None:
+            done += f"; weights and masks of step {self.rolled_back_to} were set back"
+        elif self.nothing_to_go_back_to:
+            done += "; there was no epoch to go back to"
+        return (
+            f"The guard settled at sparsity {self.sparsity:.4f}, with {self.monitor} "
+            f"{self.value:.4f} {'within' if self.within else 'NOT within'} "
+            f"{self.tolerance:g} of the dense model's {self.dense_level:.4f}: {done}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """What the logs had after one epoch.
+
+    Args:
+        epoch: Its number, counted from zero.
+        step: `optimizer.iterations` at its end.
+        logs: The metrics by name, and `sparsity`, as Keras's history has them.
+    """
+
+    epoch: int
+    step: int
+    logs: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class PruningReport:
     """What pruning asked for and what the variables hold.
 
@@ -89,6 +152,11 @@ class PruningReport:
         skipped: The weights, and the groups of coupled channels, that stay dense, each
             with its reason.
         channels: The groups of coupled channels, where whole channels are pruned.
+        history: Pairs of a step and the share of what may be pruned that masks hold
+            from then on, one per update of the masks.
+        epochs: The logs of each epoch of the fit.
+        guard: What a guard has seen and done; `None` without one.
+        notices: What the user was warned of, and how often that was due.
     """
 
     step: int | None
@@ -96,6 +164,10 @@ class PruningReport:
     weights: tuple[WeightRecord, ...]
     skipped: tuple[SkippedWeight, ...] = ()
     channels: tuple[ChannelRecord, ...] = ()
+    history: tuple[tuple[int, float], ...] = ()
+    epochs: tuple[EpochRecord, ...] = ()
+    guard: GuardRecord | None = None
+    notices: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def channel_sparsity(self) -> float | None:
@@ -120,7 +192,8 @@ class PruningReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        # A loss that diverged is no JSON.
+        return json.dumps(_without_infinities(self.to_dict()), indent=2)
 
     def __str__(self) -> str:
         rows = [
@@ -164,6 +237,20 @@ class PruningReport:
                     ],
                 ),
             ]
+        if self.history:
+            (first, _), (last, _) = self.history[0], self.history[-1]
+            lines += [
+                "",
+                f"masks were made {len(self.history)} times, from step {first} to "
+                f"{last}; now at step {self.step}",
+            ]
+        if self.guard is not None:
+            lines.append(str(self.guard))
+        lines += [
+            f"warned{f' {count} times' if count > 1 else ''}: {message}"
+            for message, count in self.notices.items()
+            if message != str(self.guard)
+        ]
         return "\n".join(lines)
 
 

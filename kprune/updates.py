@@ -6,19 +6,21 @@ what is checked and done at a step changes.
 """
 
 import contextlib
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.channels import ChannelGroup
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
-from kprune.held import HeldWeight, PruningWarning
+from kprune.held import HeldWeight
 from kprune.layers import mask_of
+from kprune.notices import Notices
 from kprune.plan import Plan, check_final
 from kprune.regrowth import Regrowth
-from kprune.report import PruningReport
+from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
 from kprune.steps import StepCounter
 from kprune.transform import forget_traces, make_plan
@@ -40,7 +42,9 @@ class MaskUpdates:
 
     Attributes:
         history: List of `(step, sparsity)`, one pair per update of the masks.
+        epochs: What the logs had after each epoch.
         groups: The weights or channels that are pruned together.
+        notices: What there is to say to the user.
 
     Raises:
         ValueError: If there is nothing to prune, or a criterion lacks what it needs.
@@ -62,8 +66,14 @@ class MaskUpdates:
                 f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
             )
         self.history: list[tuple[int, float]] = []
+        self.epochs: list[EpochRecord] = []
+        self.notices = Notices()
         self._owner, self._model, self._steps = owner, model, steps
-        self.groups, self._skipped = find_groups(model, plan)
+        self._delay = 0
+        self._held_at: int | None = None
+        self.groups, self._skipped = find_groups(model, plan, self.notices)
+        for group in self.groups:
+            group.notices = self.notices
         self._look(data, num_batches)
 
     @property
@@ -78,6 +88,50 @@ class MaskUpdates:
         timed = [each for g in self.groups for each in (g.schedule, g.regrowth) if each]
         return [each for each in timed if not each.is_resolved]
 
+    @property
+    def end_step(self) -> int | None:
+        """The step of the last update, if schedules are in plain steps already."""
+        if self.waiting:
+            return None
+        ends = [g.schedule.end_step for g in self.groups if g.schedule is not None]
+        return max(ends, default=0) + self._late
+
+    @property
+    def at_target(self) -> bool:
+        """Whether all schedules have come to their end, and masks are as they ask."""
+        return all(
+            group.schedule is None
+            or (
+                group.schedule.is_resolved
+                and group.updated_at is not None
+                and group.updated_at[0] == group.schedule.end_step
+                and not _unfinished(group)
+            )
+            for group in self.groups
+        )
+
+    def hold(self) -> None:
+        """Stops the schedules' clock: masks stay as they are until `go_on`."""
+        if self._held_at is None:
+            self._held_at = self._steps.now
+
+    def go_on(self) -> None:
+        """Lets the schedules go on from where they stood when they were held."""
+        if self._held_at is not None:
+            self._delay += self._steps.now - self._held_at
+            self._held_at = None
+
+    @property
+    def _late(self) -> int:
+        """How many steps the schedules' clock is behind."""
+        return self._steps.now - self._moment
+
+    @property
+    def _moment(self) -> int:
+        """The step by the schedules' clock."""
+        step = self._steps.now if self._held_at is None else self._held_at
+        return step - self._delay
+
     def report(self) -> PruningReport:
         """Returns the state of the pruned weights now."""
         asked = [(g.asked, g.size) for g in self.groups if g.schedule is not None]
@@ -89,6 +143,9 @@ class MaskUpdates:
             weights=tuple(weight.record() for weight in self.weights()),
             skipped=self._skipped,
             channels=tuple(r for group in self.groups for r in group.records),
+            history=tuple(self.history),
+            epochs=tuple(self.epochs),
+            notices=self.notices.counts,
         )
 
     def weights(self) -> list[HeldWeight]:
@@ -121,7 +178,7 @@ class MaskUpdates:
     def attach(self) -> None:
         """Puts the masks on the weights, and makes those that are due now."""
         for group in self.groups:
-            _check_free_zeros(group, self._steps.now)
+            _check_free_zeros(group, self._moment)
             _check_surplus(group)
         # Up to here nothing was changed.
         averages = self._averages()
@@ -141,23 +198,31 @@ class MaskUpdates:
                 made different masks.
         """
         self._steps.check_optimizer()
-        step, made = self._steps.now, False
+        made = False
         for group in self.groups:
             if group.schedule is None or not group.schedule.is_resolved:
                 continue
-            update = group.schedule.last_update(step)
+            update = group.schedule.last_update(self._moment)
             if update is None:
                 continue
-            before, group.updated_at = (
-                group.updated_at,
-                (update, _exchange(group, step)),
-            )
+            before = group.updated_at
+            group.updated_at = (update, _exchange(group, self._moment))
             if group.updated_at != before and _update(group, before):
-                self.history.append((step, self.sparsity))
+                self.note()
                 made = True
         if made:
             check_agreement(self._owner, self._model, self.weights())
         return made
+
+    def note(self) -> None:
+        """Adds the present sparsity to the history."""
+        self.history.append((self._steps.now, self.sparsity))
+
+    def note_epoch(self, logs: dict[str, Any], epoch: int | None = None) -> None:
+        """Keeps the logs of an epoch that is over; by default the next one."""
+        numbers = {name: float(logs[name]) for name in logs if np.ndim(logs[name]) == 0}
+        epoch = len(self.epochs) if epoch is None else epoch
+        self.epochs.append(EpochRecord(epoch, self._steps.now, numbers))
 
     def mask_again(self) -> dict[str, int]:
         """Zeroes what masks prune; returns how many weights were not, by path."""
@@ -168,44 +233,46 @@ class MaskUpdates:
                 weight.apply()
         return regrown
 
-    def finish(self) -> None:
-        """Masks what was written since the last step, and says what is missing."""
+    def finish(self, at_end: Sequence[str] = ()) -> None:
+        """Masks what was written since the last step, and says what is missing.
+
+        Args:
+            at_end: What there is to say beside that.
+        """
+        said = []
         for group in self.groups:
-            if group.regrowth is not None and isinstance(group, Group):
-                self._adopt_restored(group)
+            if isinstance(group, Group) and group.regrowth is not None:
+                _adopt_restored(group)
         regrown = self.mask_again()
         if regrown and not self._steps.averaging:
-            warn(
+            said.append(
                 "Weights that are pruned were not zero at the end of training: "
                 f"{listed(regrown)}. Another callback may have restored an earlier "
                 "epoch, such as EarlyStopping(restore_best_weights=True). They were "
                 "set to zero again, without fine-tuning."
             )
-        self._check_end()
+        said += [self._left(group) for group in self.groups if _unfinished(group)]
+        dense = len(self._skipped)
+        self.notices.sum_up(
+            [*said, *at_end],
+            f"{dense} weights stay dense, and `report` says why." if dense else "",
+        )
 
-    def _adopt_restored(self, group: Group) -> None:
-        """Takes over the masks of an earlier epoch, whose weights were restored.
-
-        Where masks move, those of now would cut what was kept then.
-        """
-        regrown = any(weight.num_regrown() for weight in group.weights)
-        if regrown and group.num_zeros() >= group.num_pruned:
-            group.adopt_zeros()
-
-    def _check_end(self) -> None:
-        """Warns of schedules that training left unfinished."""
-        for group in self.groups:
-            schedule = group.schedule
-            final = schedule.final_sparsity if schedule else None
-            if schedule is None or final is None:
-                continue
-            if group.num_pruned < group.least_pruned(final):
-                warn(
-                    f"The fit ended at sparsity {group.num_pruned / group.size:.4f} "
-                    f"and step {self._steps.now}; the schedule "
-                    f"asks for {final:.4f} at step "
-                    f"{schedule.end_step}. Go on with another fit."
-                )
+    def _left(self, group: Group | ChannelGroup) -> str:
+        """Says how far a schedule came that training left unfinished."""
+        schedule: Any = group.schedule
+        asked, end = f"{schedule.final_sparsity:.4f}", schedule.end_step
+        said = (
+            f"The fit ended at sparsity {group.num_pruned / group.size:.4f} and step "
+            f"{self._steps.now}"
+        )
+        if self._held_at is not None:
+            return f"{said}, held short of the {asked} that the schedule asks for."
+        late = f", {self._late} steps after its time" if self._late else ""
+        return (
+            f"{said}; the schedule asks for {asked} at step {end + self._late}{late}. "
+            "Go on with another fit."
+        )
 
     def _look(self, data: Any, num_batches: int) -> None:
         """Gives the groups what their criteria may look at."""
@@ -224,7 +291,7 @@ class MaskUpdates:
         last: int,
         stride: int,
     ) -> None:
-        step = self._steps.now
+        step = self._moment
         begin, end, final = (
             schedule.begin_step,
             schedule.end_step,
@@ -233,7 +300,7 @@ class MaskUpdates:
         if end > last:
             update = schedule.last_update(last)
             reached = 0.0 if update is None else schedule.sparsity(update)
-            warn(
+            self.notices.warn(
                 f"This fit ends at step {last}, and the schedule runs from step {begin}"
                 f" to {end}: the fit will reach sparsity {reached:.4f} of {final:.4f}. "
                 "Train longer, end the schedule earlier, count it in "
@@ -246,7 +313,7 @@ class MaskUpdates:
         expected = schedule.sparsity(earlier)
         zeros = group.num_zeros()
         if zeros < group.least_pruned(expected):
-            warn(
+            self.notices.warn(
                 f"The schedule runs from step {begin} to {end}, and the optimizer is "
                 f"at step {step} already, from earlier training or `initial_epoch`: "
                 f"the weights, {zeros / group.size:.4f} of them zero, are cut to "
@@ -257,18 +324,18 @@ class MaskUpdates:
 
     def _check_exchanges(self, regrowth: Regrowth, last: int) -> None:
         """Warns if masks will hardly move, or still do when the fit ends."""
-        begin, end, step = regrowth.begin_step, regrowth.end_step, self._steps.now
+        begin, end, step = regrowth.begin_step, regrowth.end_step, self._moment
         if step >= end:
             return  # Resumed after the last exchange.
         first = begin + (regrowth.frequency or default_frequency(begin, end))
         if first >= end:
-            warn(
+            self.notices.warn(
                 f"{regrowth} exchanges no weight: it runs from step {begin} to {end}, "
                 f"and the first exchange would be at step {first}. Train longer, or "
                 "give it a smaller frequency."
             )
         elif end > last:
-            warn(
+            self.notices.warn(
                 f"This fit ends at step {last}, and {regrowth} exchanges weights up to "
                 f"step {end}: the last ones have no time to be trained. "
                 "Let it end earlier, count its end in kprune.FitFraction, or go on "
@@ -351,9 +418,20 @@ def listed(counts: dict[str, int]) -> str:
     return ", ".join(shown[:5] + more)
 
 
-def warn(message: str) -> None:
-    """Warns the user of what pruning will not, or did not, do."""
-    warnings.warn(message, PruningWarning, stacklevel=3)
+def _unfinished(group: Group | ChannelGroup) -> bool:
+    """Returns whether masks prune less than a schedule asks for at its end."""
+    final = group.schedule.final_sparsity if group.schedule else None
+    return final is not None and group.num_pruned < group.least_pruned(final)
+
+
+def _adopt_restored(group: Group) -> None:
+    """Takes over the masks of an earlier epoch, whose weights were restored.
+
+    Where masks move, those of now would cut what was kept then.
+    """
+    regrown = any(weight.num_regrown() for weight in group.weights)
+    if regrown and group.num_zeros() >= group.num_pruned:
+        group.adopt_zeros()
 
 
 def _scope(model: keras.Model) -> Any:
@@ -381,7 +459,7 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
     # Single zeros turn up by chance; a hundredth of all weights does not.
     size = sum(weight.size for weight in group.weights)
     if sum(zeros.values()) > (group.share_of_zeros(sparsity) + 0.01) * size:
-        warn(
+        group.notices.warn(
             f"The model has zeros that nothing holds ({listed(zeros)}), more than the "
             f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "
             "kprune.hold_zeros(model) before fit to keep them."
@@ -393,7 +471,7 @@ def _check_surplus(group: Group | ChannelGroup) -> None:
     surplus = group.surplus()
     if surplus is not None:
         held, asked = surplus
-        warn(
+        group.notices.warn(
             f"Masks hold {held:.4f} of {group.weights[0].variable.path!r} and what is "
             f"pruned with it at zero already, more than the {asked:.4f} that this fit "
             "asks for. What is pruned stays pruned. To begin anew, call "

@@ -31,7 +31,8 @@ def check_agreement(
 
     digest = 0
     for weight in weights:
-        digest = zlib.crc32(np.packbits(values(weight.constraint.mask)), digest)
+        bits = np.packbits(values(weight.constraint.mask))
+        digest = zlib.crc32(bits.tobytes(), digest)
     given = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant([digest], tf.int64)
     )

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(kprune.__file__).parent
 
 # Lower modules first: each may import only from those above it in this list.
 LAYERS = [
-    ["axes", "naming", "report", "model_file", "ranking"],
+    ["axes", "naming", "notices", "report", "model_file", "ranking"],
     ["config"],
     ["schedules", "allocation", "prunable"],
     ["criteria", "granularity", "histograms"],
@@ -24,9 +24,12 @@ LAYERS = [
     ["channels", "workers"],
     ["groups"],
     ["updates"],
+    ["judges", "snapshots"],
+    ["guards"],
     ["callbacks", "pruner"],
+    ["at_target", "summaries"],
     ["export"],
-    ["inspection", "structure", "preparation"],
+    ["curves", "inspection", "structure", "preparation"],
     ["advice"],
     ["demo"],
     ["demo_view"],
@@ -102,8 +105,10 @@ def test_import_brings_in_nothing_heavy():
 
 def test_public_names():
     assert sorted(kprune.__all__) == [
+        "AccuracyGuard",
         "Advice",
         "Allocation",
+        "AtTarget",
         "BatchNormScale",
         "BenchReport",
         "Block",
@@ -136,6 +141,7 @@ def test_public_names():
         "Pruner",
         "PruningCallback",
         "PruningReport",
+        "PruningSummaries",
         "PruningWarning",
         "Random",
         "Regrowth",
@@ -160,6 +166,7 @@ def test_public_names():
         "hold_zeros",
         "inspect",
         "plan_shrink",
+        "plot_fit",
         "prepare",
         "prune",
         "register_coupling",

@@ -24,6 +24,7 @@ EXAMPLES = [
     kprune.Block([1, None], pooling="max"),
     kprune.Channel(multiple=8, min_channels=2, by_stage=True, head_dimensions=True),
     kprune.Budget(macs=0.5),
+    kprune.AccuracyGuard("val_score", 0.02, 0.9, 2, mode="max"),
     kprune.Global(min_density=0.02),
     kprune.Lamp(max_sample=1000, min_density=0.1),
     kprune.Rule(0.5, only=["conv*", "dense"], skip="head", prune_depthwise=True),

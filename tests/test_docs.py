@@ -17,7 +17,8 @@ def run(page, names):
     return names
 
 
-def test_the_code_of_the_page_on_pruning_runs():
+def test_the_code_of_the_page_on_pruning_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = run("pruning.md", {})
     model, callback = names["model"], names["callback"]
     model.compile("sgd", "mse")
@@ -30,6 +31,8 @@ def test_the_code_of_the_page_on_pruning_runs():
     for trial in names["study"].trials:
         low, high = sorted(trial.params.values())
         assert low <= trial.values[1] <= high
+    assert names["pruning"].report.guard.within
+    assert (tmp_path / "fit.png").exists()
 
 
 def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
