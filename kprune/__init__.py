@@ -44,6 +44,7 @@ from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
+from kprune.regularization import BatchNormL1, GroupLasso, Regularization
 from kprune.report import BenchReport, PruningReport, Report
 from kprune.schedules import (
     ConstantSparsity,
@@ -63,6 +64,7 @@ from kprune.transform import hold_zeros, prune, release, strip
 __all__ = [
     "Advice",
     "Allocation",
+    "BatchNormL1",
     "BatchNormScale",
     "BenchReport",
     "Block",
@@ -81,6 +83,7 @@ __all__ = [
     "GeometricMedian",
     "Global",
     "Granularity",
+    "GroupLasso",
     "Inspection",
     "Kernel",
     "Lamp",
@@ -97,6 +100,7 @@ __all__ = [
     "PruningReport",
     "PruningWarning",
     "Random",
+    "Regularization",
     "Report",
     "Rule",
     "Schedule",

@@ -49,8 +49,8 @@ class PruningCallback(keras.callbacks.Callback):
         optimizer: The one whose steps count, in a model with several, such as a GAN:
             the one that trains the pruned weights. By default the model's own.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
-            `skip_last`.
+            `regularization`, `only`, `skip`, `prune_depthwise`, `prune_frozen`,
+            `skip_first`, `skip_last`.
 
     Attributes:
         report: `PruningReport`: sparsity asked and achieved per weight, and which
@@ -116,6 +116,11 @@ class PruningCallback(keras.callbacks.Callback):
             self._initial_epoch = epoch
             if self.model.built and self.model.weights:
                 self._begin()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Lets the loss of this step have the penalties of regularizations."""
+        if self._updates is not None:
+            self._updates.penalties.announce(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if an update fell into the steps since the last call."""

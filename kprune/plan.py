@@ -18,6 +18,7 @@ from kprune.criteria import Criterion, Magnitude
 from kprune.granularity import Channel, Element, Granularity
 from kprune.naming import is_pattern, matches, unknown
 from kprune.prunable import Candidate, candidates
+from kprune.regularization import Regularization
 from kprune.report import SkippedWeight
 from kprune.schedules import FitFraction, PolynomialDecay, Schedule, SparsityFunction
 
@@ -52,6 +53,8 @@ class Rule(Config):
             By default what suits the granularity: LAMP for elements and blocks, uniform
             for N:M and channels; and instead of LAMP what suits the criterion, see
             docs/criteria.md.
+        regularization: A `Regularization` or its name, with granularity="channel": a
+            penalty that makes channels ready to go before masks take them.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -76,6 +79,7 @@ class Rule(Config):
     granularity: Granularity = Element()
     # None: what suits the granularity.
     allocation: Allocation = None  # type: ignore[assignment]
+    regularization: Regularization | None = None
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
@@ -113,6 +117,7 @@ class Rule(Config):
             "allocation",
             _allocation(self.allocation, self.granularity, self.criterion),
         )
+        put("regularization", _regularization(self.regularization, self.granularity))
         if self.prune_frozen and isinstance(self.granularity, Channel):
             raise ValueError(
                 "Rule: prune_frozen=True is for single weights: a channel goes through "
@@ -320,6 +325,20 @@ def _allocation(
             "or 'lamp'."
         )
     return allocation
+
+
+def _regularization(given: Any, granularity: Granularity) -> Regularization | None:
+    if given is None:
+        return None
+    regularization = get(Regularization, given)
+    if not isinstance(granularity, Channel):
+        raise ValueError(
+            f"Rule: {regularization} is a penalty on whole channels. Use it with "
+            "granularity='channel'; for single weights give layers the regularizers of "
+            "Keras, such as kernel_regularizer=keras.regularizers.L1(1e-5). Received "
+            f"granularity={granularity!r}."
+        )
+    return regularization
 
 
 def _first_rule(plan: Plan, candidate: Candidate) -> int | None:

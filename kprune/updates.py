@@ -16,7 +16,9 @@ from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight, PruningWarning
 from kprune.layers import mask_of
+from kprune.penalties import Penalties
 from kprune.plan import Plan, check_final
+from kprune.regularization import Regularization
 from kprune.report import PruningReport
 from kprune.schedules import FitLength, Schedule
 from kprune.steps import StepCounter
@@ -39,6 +41,7 @@ class MaskUpdates:
     Attributes:
         history: List of `(step, sparsity)`, one pair per update of the masks.
         groups: The weights or channels that are pruned together.
+        penalties: What their regularizations add to the loss.
 
     Raises:
         ValueError: If there is nothing to prune, or a criterion lacks what it needs.
@@ -63,6 +66,8 @@ class MaskUpdates:
         self._owner, self._model, self._steps = owner, model, steps
         self.groups, self._skipped = find_groups(model, plan)
         self._look(data, num_batches)
+        with _scope(model):
+            self.penalties = Penalties(self.groups, steps)
 
     @property
     def sparsity(self) -> float:
@@ -71,10 +76,11 @@ class MaskUpdates:
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
     @property
-    def waiting(self) -> list[Schedule]:
-        """The schedules that are not in plain steps yet."""
+    def waiting(self) -> list[Schedule | Regularization]:
+        """The schedules and regularizations that are not in plain steps yet."""
         schedules = [g.schedule for g in self.groups if g.schedule is not None]
-        return [schedule for schedule in schedules if not schedule.is_resolved]
+        waiting = [schedule for schedule in schedules if not schedule.is_resolved]
+        return [*waiting, *self.penalties.waiting]
 
     def report(self) -> PruningReport:
         """Returns the state of the pruned weights now."""
@@ -112,6 +118,8 @@ class MaskUpdates:
                 self._check_reach(
                     group, group.schedule, fit.step_at(fit.epochs), stride
                 )
+        self.penalties.resolve(fit, earliest)
+        self.penalties.start()
 
     def attach(self) -> None:
         """Puts the masks on the weights, and makes those that are due now."""
@@ -123,6 +131,7 @@ class MaskUpdates:
         with _scope(self._model):
             for weight in self.weights():
                 weight.attach(averages.get(id(weight.variable)))
+        self.penalties.start()
         # A function that was traced before would go on without these masks.
         forget_traces(self._model)
         self.update()
@@ -158,6 +167,7 @@ class MaskUpdates:
 
     def finish(self) -> None:
         """Masks what was written since the last step, and says what is missing."""
+        self.penalties.finish(self._model)
         regrown = self.mask_again()
         if regrown and not self._steps.averaging:
             warn(

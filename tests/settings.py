@@ -10,6 +10,7 @@ from kprune.allocation import Allocation
 from kprune.config import concrete_subclasses
 from kprune.criteria import Criterion
 from kprune.granularity import Granularity
+from kprune.regularization import Regularization
 from kprune.schedules import Schedule
 
 
@@ -54,11 +55,16 @@ ALLOCATIONS = [
     kprune.Explicit({"*dense_1*": 0.5, "*group*": 0.5}),
     kprune.Threshold(0.05),
 ]
+REGULARIZATIONS = [
+    kprune.BatchNormL1(0.01, 1, 3),
+    kprune.GroupLasso(0.01, 1, 3),
+]
 ALL = {
     Schedule: SCHEDULES,
     Criterion: CRITERIA,
     Granularity: GRANULARITIES,
     Allocation: ALLOCATIONS,
+    Regularization: REGULARIZATIONS,
 }
 
 
