@@ -1,8 +1,8 @@
 """Regularizations in the loss of a model in training, and out of it again.
 
 Keras adds to the loss what the `regularizer` of each variable returns. A penalty on
-coupled channels looks at several variables, and one of them carries it. How strong it is
-at which step is computed in the training step itself, from the optimizer's own counter.
+coupled channels looks at several variables, and one of them carries it. How strong it
+is at which step is computed in the training step itself, from the optimizer's counter.
 This module changes when penalties get into a training step in another way.
 """
 
@@ -112,11 +112,13 @@ class Penalties:
     """
 
     def __init__(self, groups: Iterable[Any], steps: StepCounter) -> None:
-        self._each = [
+        made = [
             Penalty(group, group.rule.regularization, steps)
             for group in groups
             if group.rule is not None and group.rule.regularization is not None
         ]
+        # A sum with zero rounds as the loss does, and its graph need not.
+        self._each = [each for each in made if each.regularization.strength > 0]
         self._on = self._checked = False
 
     @property

@@ -1,8 +1,8 @@
 """Regularizations: what training pays for channels that could be spared.
 
 A penalty in the loss makes weights ready to be pruned before masks take them. Here is
-what is paid; `kprune.penalties` puts it into the training step. This module changes when
-another kind of penalty is wanted.
+what is paid; `kprune.penalties` puts it into the training step. This module changes
+when another kind of penalty is wanted.
 """
 
 import abc
