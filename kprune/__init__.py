@@ -46,6 +46,7 @@ from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
 from kprune.regularization import BatchNormL1, GroupLasso, Regularization
 from kprune.report import BenchReport, PruningReport, Report
+from kprune.rewinding import RewindCallback
 from kprune.schedules import (
     ConstantSparsity,
     CosineRamp,
@@ -102,6 +103,7 @@ __all__ = [
     "Random",
     "Regularization",
     "Report",
+    "RewindCallback",
     "Rule",
     "Schedule",
     "Shard",

@@ -77,10 +77,10 @@ class PruningCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._plan = checked_plan(
-            "PruningCallback", sparsity, schedule, plan, rule, data, num_batches
+            self._name, sparsity, schedule, plan, rule, data, num_batches
         )
         self._data, self._num_batches = data, num_batches
-        check_given("PruningCallback", optimizer)
+        check_given(self._name, optimizer)
         self._given_optimizer = optimizer
         self._length_known = True
         self._updates: MaskUpdates | None = None
@@ -93,7 +93,7 @@ class PruningCallback(keras.callbacks.Callback):
             RuntimeError: Before the first epoch of a fit.
         """
         if self._updates is None:
-            raise RuntimeError("PruningCallback.report: no fit has begun yet.")
+            raise RuntimeError(f"{self._name}.report: no fit has begun yet.")
         return self._updates.report()
 
     @property
@@ -110,9 +110,7 @@ class PruningCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
         if self._updates is None:
-            self._steps = StepCounter(
-                "PruningCallback", self.model, self._given_optimizer
-            )
+            self._steps = StepCounter(self._name, self.model, self._given_optimizer)
             self._initial_epoch = epoch
             if self.model.built and self.model.weights:
                 self._begin()
@@ -128,7 +126,7 @@ class PruningCallback(keras.callbacks.Callback):
             # Keras builds a model that knows no input shape in its first step.
             self._begin()
         else:
-            self._updates.update()
+            self._update(self._updates)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds `sparsity` to the logs; places schedules that waited for the length."""
@@ -141,7 +139,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._check_pace()
         # On data of unknown length the step that finds its end counts, unseen by
         # `on_train_batch_end`.
-        self._updates.update()
+        self._update(self._updates)
         if logs is not None:
             logs["sparsity"] = self._updates.sparsity
 
@@ -150,9 +148,17 @@ class PruningCallback(keras.callbacks.Callback):
         if self._updates is not None:
             self._updates.finish()
 
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _update(self, updates: MaskUpdates) -> None:
+        """Makes the masks that are due after a step."""
+        updates.update()
+
     def _begin(self) -> None:
         updates = MaskUpdates(
-            "PruningCallback",
+            self._name,
             self.model,
             self._plan,
             self._steps,

@@ -291,7 +291,7 @@ class ConstantSparsity(Schedule):
 
     def __post_init__(self) -> None:
         check_fraction("target_sparsity", self.target_sparsity, "ConstantSparsity")
-        _check_moment("begin_step", self.begin_step, "ConstantSparsity")
+        check_moment("begin_step", self.begin_step, "ConstantSparsity")
 
     @property
     def end_step(self) -> Moment:
@@ -509,7 +509,7 @@ class PiecewiseSparsity(Schedule):
                 f"{len(self.steps)} steps and {len(self.sparsities)} sparsities."
             )
         for moment in self.steps:
-            _check_moment("steps", moment, "PiecewiseSparsity")
+            check_moment("steps", moment, "PiecewiseSparsity")
         for sparsity in self.sparsities:
             check_fraction("sparsities", sparsity, "PiecewiseSparsity")
         if list(self.sparsities) != sorted(self.sparsities):
@@ -677,7 +677,8 @@ def check_number(name: str, value: Any, owner: str) -> None:
         )
 
 
-def _check_moment(name: str, value: Any, owner: str) -> None:
+def check_moment(name: str, value: Any, owner: str) -> None:
+    """Raises unless `value` is a step, `Epochs` or `FitFraction`."""
     if isinstance(value, Epochs | FitFraction):
         return
     if isinstance(value, bool) or not isinstance(value, int):
@@ -692,8 +693,8 @@ def _check_moment(name: str, value: Any, owner: str) -> None:
 
 def check_span(begin: Moment, end: Moment, owner: str) -> None:
     """Raises unless two moments are ones, and the end is not before the begin."""
-    _check_moment("begin_step", begin, owner)
-    _check_moment("end_step", end, owner)
+    check_moment("begin_step", begin, owner)
+    check_moment("end_step", end, owner)
     if _is_late(begin, end):
         raise ValueError(
             f"{owner}: the end must not lie before the begin. Received "
