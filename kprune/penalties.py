@@ -155,7 +155,8 @@ class Penalties:
         """Lets the next call of the model's training function have them, and no other.
 
         They come off with the end of each step, so that evaluation is without them and
-        a fit that fails leaves nothing behind.
+        a fit that fails leaves nothing behind, unless it fails between this call and
+        the step: the next fit's first step has them then.
         """
         if not self._each:
             return

@@ -8,7 +8,7 @@ from models import compiled, sequential
 
 import kprune
 from kprune.layers import mask_constraints, values
-from kprune.rewinding import sparsities
+from kprune.rewinding import _read, _write, sparsities
 
 WARNS = kprune.PruningWarning
 FIT = {"batch_size": 16, "epochs": 6, "verbose": 0, "shuffle": False}
@@ -20,7 +20,7 @@ def inner(optimizer):
 
 def slots(optimizer):
     """The optimizer's variables, without its counters."""
-    counters = ("iterations", "learning_rate")
+    counters = ("iteration", "learning_rate")
     return [v for v in inner(optimizer).variables if v.name not in counters]
 
 
@@ -185,6 +185,19 @@ def test_resumed_training_equals_uninterrupted(epoch, data, tmp_path):
         "early.npz",
         "model.keras",
     ]
+
+
+def test_files_hold_numbers_of_half_precision(tmp_path):
+    value = np.linspace(-1, 1, 7, dtype="float32")
+    kinds = ("float16", "bfloat16", "float32")
+    arrays = [keras.ops.cast(value, kind).numpy() for kind in kinds]
+    _write(tmp_path / "early", arrays, 3)
+    read, step = _read(tmp_path / "early")
+    assert step == 3
+    for array, given in zip(read, arrays, strict=True):
+        np.testing.assert_array_equal(array, given.astype(array.dtype))
+        np.testing.assert_array_equal(array.astype(given.dtype), given)
+    assert [path.name for path in tmp_path.iterdir()] == ["early"]
 
 
 def test_resuming_without_the_early_state_is_refused(data, tmp_path):
