@@ -48,7 +48,9 @@ from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
 from kprune.regrowth import SET, Regrowth, RigL
+from kprune.regularization import BatchNormL1, GroupLasso, Regularization
 from kprune.report import BenchReport, PruningReport, Report
+from kprune.rewinding import RewindCallback
 from kprune.schedules import (
     ConstantSparsity,
     CosineRamp,
@@ -70,6 +72,7 @@ __all__ = [
     "Advice",
     "Allocation",
     "AtTarget",
+    "BatchNormL1",
     "BatchNormScale",
     "BenchReport",
     "Block",
@@ -88,6 +91,7 @@ __all__ = [
     "GeometricMedian",
     "Global",
     "Granularity",
+    "GroupLasso",
     "Inspection",
     "Kernel",
     "Lamp",
@@ -106,7 +110,9 @@ __all__ = [
     "PruningWarning",
     "Random",
     "Regrowth",
+    "Regularization",
     "Report",
+    "RewindCallback",
     "RigL",
     "Rule",
     "SET",

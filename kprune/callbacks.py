@@ -56,8 +56,8 @@ class PruningCallback(keras.callbacks.Callback):
         guard: An `AccuracyGuard`, which makes pruning wait, or go back, while a metric
             is too far below the dense model's.
         **rule: Further arguments of `Rule`: `criterion`, `granularity`, `allocation`,
-            `regrowth`, `only`, `skip`, `prune_depthwise`, `prune_frozen`, `skip_first`,
-            `skip_last`.
+            `regrowth`, `regularization`, `only`, `skip`, `prune_depthwise`,
+            `prune_frozen`, `skip_first`, `skip_last`.
 
     Attributes:
         report: `PruningReport`: sparsity asked and achieved per weight, which weights
@@ -87,10 +87,10 @@ class PruningCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._plan = checked_plan(
-            "PruningCallback", sparsity, schedule, plan, rule, data, num_batches
+            self._name, sparsity, schedule, plan, rule, data, num_batches
         )
         self._data, self._num_batches = data, num_batches
-        check_given("PruningCallback", optimizer)
+        check_given(self._name, optimizer)
         self._given_optimizer = optimizer
         check_guard("PruningCallback", guard)
         self._guard = guard
@@ -108,7 +108,7 @@ class PruningCallback(keras.callbacks.Callback):
             RuntimeError: Before the first epoch of a fit.
         """
         if self._updates is None:
-            raise RuntimeError("PruningCallback.report: no fit has begun yet.")
+            raise RuntimeError(f"{self._name}.report: no fit has begun yet.")
         return self._final_report or dataclasses.replace(
             self._updates.report(),
             guard=self._guarding.record() if self._guarding else None,
@@ -129,14 +129,17 @@ class PruningCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""
         if self._updates is None:
-            self._steps = StepCounter(
-                "PruningCallback", self.model, self._given_optimizer
-            )
+            self._steps = StepCounter(self._name, self.model, self._given_optimizer)
             self._initial_epoch = epoch
             if self.model.built and self.model.weights:
                 self._begin()
         if self._updates is not None:
             self.at_target = self._updates.at_target or self._is_settled
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Lets the loss of this step have the penalties of regularizations."""
+        if self._updates is not None:
+            self._updates.penalties.announce(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if an update fell into the steps since the last call."""
@@ -144,7 +147,7 @@ class PruningCallback(keras.callbacks.Callback):
             # Keras builds a model that knows no input shape in its first step.
             self._begin()
         else:
-            self._updates.update()
+            self._update(self._updates)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds `sparsity` to the logs; places schedules that waited for the length."""
@@ -160,7 +163,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._guarding.judge(logs)
         # On data of unknown length the step that finds its end counts, unseen by
         # `on_train_batch_end`.
-        self._updates.update()
+        self._update(self._updates)
         logs["sparsity"] = self._updates.sparsity
         self._updates.note_epoch(logs, epoch)
 
@@ -170,9 +173,17 @@ class PruningCallback(keras.callbacks.Callback):
             self._updates.finish(self._guarding.at_end() if self._guarding else [])
             self._final_report = self.report
 
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _update(self, updates: MaskUpdates) -> None:
+        """Makes the masks that are due after a step."""
+        updates.update()
+
     def _begin(self) -> None:
         updates = MaskUpdates(
-            "PruningCallback",
+            self._name,
             self.model,
             self._plan,
             self._steps,

@@ -161,7 +161,7 @@ class ChannelGroup:
             if keep is not None:
                 # Single elements that were held before stay so.
                 weight.set_mask(values(weight.constraint.mask) & keep)
-        self._zero_statistics(masks)
+        self.zero_statistics(masks)
         return True
 
     def adopt(self) -> None:
@@ -195,8 +195,9 @@ class ChannelGroup:
             (self.schedule or self.rule.schedule).final_sparsity,
         )
 
-    def _zero_statistics(self, masks: dict[int, np.ndarray]) -> None:
+    def zero_statistics(self, masks: dict[int, np.ndarray] | None = None) -> None:
         """Zeroes what no optimizer holds: moving means that would shift a channel."""
+        masks = self.coupling.masks(self.removed) if masks is None else masks
         train = {id(weight.variable) for weight in self.weights}
         for variable in self.coupling.model.non_trainable_variables:
             keep = masks.get(id(variable))

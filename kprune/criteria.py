@@ -302,7 +302,7 @@ class BatchNormScale(Criterion):
     slimming", 2017, https://arxiv.org/abs/1708.06519, section 3. Deviations: scores are
     relative to the average of the coupled group, and the same share of each group goes
     unless `allocation="global"`; the L1 penalty on gamma that the source trains with is
-    the user's to add (`gamma_regularizer=keras.regularizers.L1(1e-4)`).
+    a setting of its own, `regularization="batch_norm_l1"`.
 
     For granularity="channel". Channels without a batch normalisation that has a scale
     are refused.

@@ -19,6 +19,7 @@ from kprune.granularity import Channel, Element, Granularity
 from kprune.naming import is_pattern, matches, unknown
 from kprune.prunable import Candidate, candidates
 from kprune.regrowth import Regrowth
+from kprune.regularization import Regularization
 from kprune.report import SkippedWeight
 from kprune.schedules import (
     ConstantSparsity,
@@ -63,6 +64,8 @@ class Rule(Config):
         regrowth: A `Regrowth` or its name, `"rigl"` or `"set"`: what pruned weights
             take the place of kept ones in the course of training; `None` if what is
             pruned stays pruned. Not with channels.
+        regularization: A `Regularization` or its name, with granularity="channel": a
+            penalty that makes channels ready to go before masks take them.
         only: What to prune, if not everything that may be: a layer, a layer class, a
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
@@ -88,6 +91,7 @@ class Rule(Config):
     # None: what suits the granularity.
     allocation: Allocation = None  # type: ignore[assignment]
     regrowth: Regrowth | None = None
+    regularization: Regularization | None = None
     only: tuple[Matcher, ...] | None = None
     skip: tuple[Matcher, ...] | None = None
     prune_depthwise: bool = False
@@ -132,6 +136,7 @@ class Rule(Config):
         if self.regrowth is not None:
             put("regrowth", get(Regrowth, self.regrowth))
             _check_regrowth(self)
+        put("regularization", _regularization(self.regularization, self.granularity))
         if self.prune_frozen and isinstance(self.granularity, Channel):
             raise ValueError(
                 "Rule: prune_frozen=True is for single weights: a channel goes through "
@@ -363,6 +368,20 @@ def _allocation(
             "or 'lamp'."
         )
     return allocation
+
+
+def _regularization(given: Any, granularity: Granularity) -> Regularization | None:
+    if given is None:
+        return None
+    regularization = get(Regularization, given)
+    if not isinstance(granularity, Channel):
+        raise ValueError(
+            f"Rule: {regularization} is a penalty on whole channels. Use it with "
+            "granularity='channel'; for single weights give layers the regularizers of "
+            "Keras, such as kernel_regularizer=keras.regularizers.L1(1e-5). Received "
+            f"granularity={granularity!r}."
+        )
+    return regularization
 
 
 def _first_rule(plan: Plan, candidate: Candidate) -> int | None:

@@ -35,6 +35,10 @@ class Pruner:
     do so, because it was traced before or does not use a Keras optimizer, is noticed;
     you are warned, and each `step` masks the weights instead.
 
+    A `regularization` is in `model.losses` from here to `finish`, which takes it out
+    again, also after a loop that failed: a step of your own writes
+    `loss += sum(model.losses)`, as for any regularizer of Keras.
+
     With several optimizers, as in a GAN, make one for each model, with its optimizer.
 
     Args:
@@ -130,6 +134,7 @@ class Pruner:
             # Before the first step: how long an epoch takes may not be known.
             self._guarding.check_begin(steps.now)
         updates.attach()
+        updates.penalties.put_on()
         self._updates, self._steps = updates, steps
         self._seen = steps.num_batches
         self._calls_since = 0
@@ -164,12 +169,18 @@ class Pruner:
         Raises:
             ValueError: If the model was compiled with another optimizer meanwhile.
         """
-        if self._moved() and self._unproven:
+        moved = self._moved()
+        if moved:
+            self._updates.penalties.check()
+        if moved and self._unproven:
             self._unproven = False
             self._prove()
         elif self._holds_itself:
             self._updates.mask_again()
+        # Criteria look at the loss without them, as in `fit`.
+        self._updates.penalties.take_off()
         made = self._updates.update()
+        self._updates.penalties.put_on()
         self._unproven |= made
         return made
 

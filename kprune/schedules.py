@@ -57,7 +57,7 @@ class Epochs(Config):
     epochs: float
 
     def __post_init__(self) -> None:
-        _check_number("epochs", self.epochs, "Epochs")
+        check_number("epochs", self.epochs, "Epochs")
 
     def resolve(self, fit: FitLength) -> int:
         """Returns the optimizer step of this moment."""
@@ -77,7 +77,7 @@ class FitFraction(Config):
     fraction: float
 
     def __post_init__(self) -> None:
-        _check_number("fraction", self.fraction, "FitFraction")
+        check_number("fraction", self.fraction, "FitFraction")
         if self.fraction > 1:
             raise ValueError(
                 "FitFraction: `fraction` must lie in [0, 1]. "
@@ -121,7 +121,7 @@ class Timed(Config):
         resolved = copy.copy(self)
         for name in ("begin_step", "end_step"):
             if name in self.__dict__:
-                step = _resolved(getattr(self, name), fit, earliest)
+                step = plain_step(getattr(self, name), fit, earliest)
                 # Past the checks of user input: before a fresh optimizer's first step
                 # there are none, and yet epochs that `initial_epoch` skips.
                 object.__setattr__(resolved, name, step)
@@ -298,7 +298,7 @@ class ConstantSparsity(Schedule):
 
     def __post_init__(self) -> None:
         check_fraction("target_sparsity", self.target_sparsity, "ConstantSparsity")
-        _check_moment("begin_step", self.begin_step, "ConstantSparsity")
+        check_moment("begin_step", self.begin_step, "ConstantSparsity")
 
     @property
     def end_step(self) -> Moment:
@@ -516,7 +516,7 @@ class PiecewiseSparsity(Schedule):
                 f"{len(self.steps)} steps and {len(self.sparsities)} sparsities."
             )
         for moment in self.steps:
-            _check_moment("steps", moment, "PiecewiseSparsity")
+            check_moment("steps", moment, "PiecewiseSparsity")
         for sparsity in self.sparsities:
             check_fraction("sparsities", sparsity, "PiecewiseSparsity")
         if list(self.sparsities) != sorted(self.sparsities):
@@ -558,7 +558,7 @@ class PiecewiseSparsity(Schedule):
         Raises:
             ValueError: If the steps are not in ascending order then.
         """
-        steps = tuple(_resolved(moment, fit, earliest) for moment in self.steps)
+        steps = tuple(plain_step(moment, fit, earliest) for moment in self.steps)
         if list(steps) != sorted(steps):
             raise ValueError(
                 f"PiecewiseSparsity: in this fit the steps {self.steps} are {steps}, "
@@ -671,7 +671,8 @@ class SparsityFunction(Schedule):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-def _check_number(name: str, value: Any, owner: str) -> None:
+def check_number(name: str, value: Any, owner: str) -> None:
+    """Raises unless `value` is a finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
             f"{owner}: `{name}` must be a number. "
@@ -683,7 +684,8 @@ def _check_number(name: str, value: Any, owner: str) -> None:
         )
 
 
-def _check_moment(name: str, value: Any, owner: str) -> None:
+def check_moment(name: str, value: Any, owner: str) -> None:
+    """Raises unless `value` is a step, `Epochs` or `FitFraction`."""
     if isinstance(value, Epochs | FitFraction):
         return
     if isinstance(value, bool) or not isinstance(value, int):
@@ -698,15 +700,19 @@ def _check_moment(name: str, value: Any, owner: str) -> None:
 
 def check_moments(timed: Timed, owner: str) -> None:
     """Raises unless begin, end and frequency are ones that can be."""
-    begin, end = timed.begin_step, timed.end_step
-    _check_moment("begin_step", begin, owner)
-    _check_moment("end_step", end, owner)
+    check_span(timed.begin_step, timed.end_step, owner)
+    _check_frequency(timed.frequency, owner)
+
+
+def check_span(begin: Moment, end: Moment, owner: str) -> None:
+    """Raises unless two moments are ones, and the end is not before the begin."""
+    check_moment("begin_step", begin, owner)
+    check_moment("end_step", end, owner)
     if _is_late(begin, end):
         raise ValueError(
             f"{owner}: the end must not lie before the begin. Received "
             f"begin_step={begin!r}, end_step={end!r}."
         )
-    _check_frequency(timed.frequency, owner)
 
 
 def _is_late(begin: Moment, end: Moment) -> bool:
@@ -720,7 +726,8 @@ def _is_late(begin: Moment, end: Moment) -> bool:
     return bool(begin.fraction > end.fraction)
 
 
-def _resolved(moment: Moment, fit: FitLength, earliest: int | None) -> int:
+def plain_step(moment: Moment, fit: FitLength, earliest: int | None = None) -> int:
+    """Returns the step of a moment; see `Schedule.resolve`."""
     if isinstance(moment, int):
         return moment
     step = moment.resolve(fit)
@@ -741,6 +748,6 @@ def _check_frequency(every: Any, owner: str) -> None:
 
 def _check_power(schedule: Any) -> None:
     owner = type(schedule).__name__
-    _check_number("power", schedule.power, owner)
+    check_number("power", schedule.power, owner)
     if schedule.power <= 0:
         raise ValueError(f"{owner}: `power` must be positive. Received 0.")

@@ -18,8 +18,10 @@ from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight
 from kprune.layers import mask_of
 from kprune.notices import Notices
+from kprune.penalties import Penalties
 from kprune.plan import Plan, check_final
 from kprune.regrowth import Regrowth
+from kprune.regularization import Regularization
 from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
 from kprune.steps import StepCounter
@@ -45,6 +47,7 @@ class MaskUpdates:
         epochs: What the logs had after each epoch.
         groups: The weights or channels that are pruned together.
         notices: What there is to say to the user.
+        penalties: What their regularizations add to the loss.
 
     Raises:
         ValueError: If there is nothing to prune, or a criterion lacks what it needs.
@@ -75,6 +78,8 @@ class MaskUpdates:
         for group in self.groups:
             group.notices = self.notices
         self._look(data, num_batches)
+        with _scope(model):
+            self.penalties = Penalties(self.groups, steps)
 
     @property
     def sparsity(self) -> float:
@@ -83,10 +88,11 @@ class MaskUpdates:
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
     @property
-    def waiting(self) -> list[Timed]:
-        """The schedules and regrowths that are not in plain steps yet."""
+    def waiting(self) -> list[Timed | Regularization]:
+        """What is not in plain steps yet: schedules, regrowths, regularizations."""
         timed = [each for g in self.groups for each in (g.schedule, g.regrowth) if each]
-        return [each for each in timed if not each.is_resolved]
+        waiting = [each for each in timed if not each.is_resolved]
+        return [*waiting, *self.penalties.waiting]
 
     @property
     def end_step(self) -> int | None:
@@ -174,6 +180,8 @@ class MaskUpdates:
                 self._check_reach(
                     group, group.schedule, fit.step_at(fit.epochs), stride
                 )
+        self.penalties.resolve(fit, earliest)
+        self.penalties.start()
 
     def attach(self) -> None:
         """Puts the masks on the weights, and makes those that are due now."""
@@ -186,6 +194,7 @@ class MaskUpdates:
             for weight in self.weights():
                 average = averages.get(id(weight.variable))
                 weight.attach(average, self._steps.optimizers)
+        self.penalties.start()
         # A function that was traced before would go on without these masks.
         forget_traces(self._model)
         self.update()
@@ -239,6 +248,7 @@ class MaskUpdates:
         Args:
             at_end: What there is to say beside that.
         """
+        self.penalties.finish(self._model)
         said = []
         for group in self.groups:
             if isinstance(group, Group) and group.regrowth is not None:

@@ -11,6 +11,7 @@ from kprune.config import concrete_subclasses
 from kprune.criteria import Criterion
 from kprune.granularity import Granularity
 from kprune.regrowth import Regrowth
+from kprune.regularization import Regularization
 from kprune.schedules import Schedule
 
 
@@ -56,12 +57,17 @@ ALLOCATIONS = [
     kprune.Threshold(0.05),
 ]
 REGROWTHS = [kprune.RigL(), kprune.SET(seed=3)]
+REGULARIZATIONS = [
+    kprune.BatchNormL1(0.01, 1, 3),
+    kprune.GroupLasso(0.01, 1, 3),
+]
 ALL = {
     Schedule: SCHEDULES,
     Criterion: CRITERIA,
     Granularity: GRANULARITIES,
     Allocation: ALLOCATIONS,
     Regrowth: REGROWTHS,
+    Regularization: REGULARIZATIONS,
 }
 
 
