@@ -61,6 +61,28 @@ class Subclassed(keras.Model):
         return self.head(self.hidden(self.flatten(inputs)))
 
 
+def of_all_layers():
+    """A model with a layer of each kind that has kernels."""
+    images, words = L.Input((8, 8, 4)), L.Input((6,), dtype="int32")
+    x = L.Conv2D(8, 3, padding="same")(images)
+    x = L.Conv2DTranspose(8, 3, padding="same")(x)
+    x = L.SeparableConv2D(8, 3, padding="same")(x)
+    x = L.DepthwiseConv2D(3, padding="same")(x)
+    x = L.Conv3D(8, 2, padding="same")(L.Reshape((4, 4, 4, 8))(x))
+    x = L.ConvLSTM2D(8, 2)(x)
+    x = L.Reshape((9, 8))(x)
+    x = L.Conv1D(8, 3, padding="same")(x)
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+    x = L.GRU(8, return_sequences=True)(x)
+    x = L.MultiHeadAttention(2, 4)(x, x)
+    x = L.EinsumDense("abc,cd->abd", (9, 8))(x)
+    x = L.TimeDistributed(L.Dense(8))(x)
+    y = L.SimpleRNN(8)(L.Embedding(16, 8)(words))
+    x = L.Concatenate()([L.Flatten()(x), y])
+    model = keras.Model([images, words], L.Dense(3)(x))
+    return compiled(model, run_eagerly=True)  # Tracing takes longer than four steps.
+
+
 KINDS = {
     "sequential": sequential,
     "functional": functional,

@@ -9,12 +9,10 @@ import pytest
 import settings
 from hypothesis import given
 from hypothesis import strategies as st
-from models import compiled, sequential
+from models import compiled, of_all_layers, sequential
 
 import kprune
 from kprune.prunable import candidates
-
-L = keras.layers
 
 # Couple several weights: tests/test_channels.py has what holds for these.
 COUPLED = (kprune.Channel,)
@@ -77,28 +75,6 @@ def test_it_prunes_in_fit_in_place_and_in_wrappers_alike(role, example, data, tm
     loaded = keras.models.load_model(tmp_path / "wrapped.keras")
     rules = [layer.rule for layer in loaded.layers if hasattr(layer, "rule")]
     assert rules == [rule(role, example)] * len(callback.report.weights)
-
-
-def of_all_layers():
-    """A model with a layer of each kind that has kernels."""
-    images, words = L.Input((8, 8, 4)), L.Input((6,), dtype="int32")
-    x = L.Conv2D(8, 3, padding="same")(images)
-    x = L.Conv2DTranspose(8, 3, padding="same")(x)
-    x = L.SeparableConv2D(8, 3, padding="same")(x)
-    x = L.DepthwiseConv2D(3, padding="same")(x)
-    x = L.Conv3D(8, 2, padding="same")(L.Reshape((4, 4, 4, 8))(x))
-    x = L.ConvLSTM2D(8, 2)(x)
-    x = L.Reshape((9, 8))(x)
-    x = L.Conv1D(8, 3, padding="same")(x)
-    x = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
-    x = L.GRU(8, return_sequences=True)(x)
-    x = L.MultiHeadAttention(2, 4)(x, x)
-    x = L.EinsumDense("abc,cd->abd", (9, 8))(x)
-    x = L.TimeDistributed(L.Dense(8))(x)
-    y = L.SimpleRNN(8)(L.Embedding(16, 8)(words))
-    x = L.Concatenate()([L.Flatten()(x), y])
-    model = keras.Model([images, words], L.Dense(3)(x))
-    return compiled(model, run_eagerly=True)  # Tracing takes longer than four steps.
 
 
 @pytest.mark.parametrize("granularity", UNCOUPLED, ids=ids)

@@ -10,7 +10,7 @@ import settings
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from models import compiled, sequential
+from models import compiled, of_all_layers, sequential
 
 import kprune
 from kprune import slots
@@ -214,6 +214,28 @@ def test_pruning_and_regrowth_take_turns_where_sparsity_rises(data):
         for a, b in itertools.pairwise(seen.masks)
     ]
     assert np.count_nonzero(grown) >= 5
+
+
+@BOTH
+def test_masks_move_in_every_layer_of_keras(regrowth):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(16, 8, 8, 4)), random.integers(0, 16, (16, 6))
+    y, seen = random.integers(0, 3, 16), EachMask()
+    callback = kprune.PruningCallback(
+        0.5,
+        allocation="uniform",
+        prune_depthwise=True,
+        regrowth=dataclasses.replace(regrowth, fraction=0.9, end_step=4, frequency=1),
+        data=(x, y),
+        num_batches=1,
+    )
+    model = of_all_layers()
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=[seen, callback])
+    first, *_, last = seen.masks[1:]
+    assert len(last) == 25
+    for path, mask in last.items():
+        assert np.count_nonzero(mask) == mask.size - round(0.5 * mask.size), path
+        assert (mask != first[path]).any(), path
 
 
 def of_five_inputs():
