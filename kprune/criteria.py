@@ -19,7 +19,7 @@ from kprune.config import Config
 FROM_DATA = frozenset({"gradient", "squared_gradient", "input_norm"})
 
 
-class Scorer(Config):
+class Scorer:
     """What gives scores to weights, and says what it looks at for that.
 
     Attributes:
@@ -38,7 +38,7 @@ class Scorer(Config):
         return not FROM_DATA.isdisjoint(self.needs)
 
 
-class Criterion(Scorer, abc.ABC):
+class Criterion(Scorer, Config, abc.ABC):
     """Gives each element of a weight a score; larger means keep.
 
     To add a criterion, write a frozen dataclass with one method, `score`. Scores should

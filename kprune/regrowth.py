@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from kprune.config import Config
 from kprune.criteria import Scorer
 from kprune.schedules import FitFraction, Moment, Timed, check_moments
 
 
-class Regrowth(Scorer, Timed, abc.ABC):
+class Regrowth(Scorer, Timed, Config, abc.ABC):
     """Exchanges a share of the kept weights, so that the masks move: dynamic sparsity.
 
     At each of its updates every weight gives up the kept elements of lowest score, by

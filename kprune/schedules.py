@@ -94,7 +94,7 @@ class FitFraction(Config):
 Moment = Any
 
 
-class Timed(Config):
+class Timed:
     """A setting that acts at steps between a begin and an end.
 
     Steps may be given as `Epochs` or `FitFraction`; they are resolved to plain steps
@@ -163,7 +163,7 @@ class Timed(Config):
         return self.last_update(previous) != self.last_update(step)
 
 
-class Schedule(Timed, abc.ABC):
+class Schedule(Timed, Config, abc.ABC):
     """Maps the step to a sparsity, and says when the masks are made anew.
 
     To add a schedule, write a frozen dataclass with `sparsity` and, as fields or
