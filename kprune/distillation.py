@@ -46,10 +46,11 @@ def distill(
         (1 - alpha) * own + alpha * (outputs + feature_weight * features)
 
     plus the regularizers of the student. `own` is the student's compiled loss. By
-    default `outputs` is `keras.distillation.LogitsDistillation(temperature)`: the
-    temperature squared, times the Kullback-Leibler divergence of the softened outputs;
-    `features` is the sum of `keras.distillation.FeatureDistillation("mse")` over all
-    pairs of layers. Outputs that a softmax made are taken back to logits first.
+    default `outputs` is `keras.distillation.LogitsDistillation` with
+    `keras.losses.KLDivergence()`: the temperature squared, times the Kullback-Leibler
+    divergence of the softened outputs. `features` is the sum over all pairs of layers
+    of `keras.distillation.FeatureDistillation("mse")`. Outputs that a softmax made are
+    taken back to logits first.
 
     Source: Hinton et al., "Distilling the knowledge in a neural network", 2015,
     https://arxiv.org/abs/1503.02531, section 2; Romero et al., "FitNets", 2015,
@@ -93,7 +94,8 @@ def distill(
     _check_models(student, teacher)
     _check_numbers(temperature, alpha, feature_weight, loss)
     pairs = _pairs(student, teacher, features)
-    if all(has_graph(model) for model in (student, teacher)):
+    seen = all(has_graph(model) for model in (student, teacher))
+    if seen:
         _check_outputs(_output(teacher), _output(student))
     if cache not in (None, False, True):
         raise TypeError(f"distill: `cache` must be a bool or None. Received {cache!r}.")
@@ -101,6 +103,8 @@ def distill(
     if loss is None:
         were = tuple(_activations(model) for model in (teacher, student))
         loss = _default_loss(student, 2.0 if temperature is None else temperature)
+    elif seen:
+        loss.validate_outputs(_output(teacher), _output(student))
     strategy: Any = getattr(student, "distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         if not student.optimizer.built:
@@ -114,7 +118,8 @@ def distill(
             were,
         )
         distiller = Distiller(student, aside, alpha, feature_weight, cache)
-        distiller.compile(**student._compile_config.config)
+        given = dict(student._compile_config.config, optimizer=student.optimizer)
+        distiller.compile(**given)
     return distiller
 
 
@@ -205,8 +210,15 @@ class Distiller(keras.Model):
         """Trains the student, with the arguments of `keras.Model.fit`.
 
         Raises:
-            ValueError: If `cache=True` and `x` is no array.
+            ValueError: If `cache=True` and `x` is no array, or the student was compiled
+                anew.
         """
+        if self.optimizer is not self.student.optimizer:
+            raise ValueError(
+                f"distill: the student {self.student.name!r} and its distiller were "
+                "compiled with different optimizers. Compile the student, and call "
+                "kprune.distill anew."
+            )
         self.is_cached = self._caches(x)
         if self.is_cached:
             x = self._with_taught(x)
@@ -239,7 +251,9 @@ class Distiller(keras.Model):
 
     def _ask(self, x: Any) -> tuple[Any, ...]:
         """Returns the teacher's outputs and then its features, in one tuple."""
-        outputs, features = self._aside.tapped_teacher(x, False)
+        # Whatever a layer of it would write, it stays as it is.
+        with keras.StatelessScope():
+            outputs, features = self._aside.tapped_teacher(x, False)
         hints = [*keras.tree.flatten(outputs), *features]
         return tuple(keras.ops.stop_gradient(hint) for hint in hints)
 
@@ -287,7 +301,8 @@ class _Tapped:
         self._model, self._inner = model, None
         if names:
             taps = [model.get_layer(name).output for name in names]
-            self._inner = keras.Model(model.inputs, [_output(model), taps])
+            inputs = graph_of(model)._inputs_struct
+            self._inner = keras.Model(inputs, [_output(model), taps])
 
     def __call__(self, x: Any, training: bool | None) -> tuple[Any, list[Any]]:
         """Returns the outputs, and those of the layers."""
@@ -390,7 +405,7 @@ def _activations(model: keras.Model) -> list[str | None]:
     cure = (
         "Say what the outputs of the student are compared by, such as "
         'loss=keras.distillation.FeatureDistillation("mse"), or, if they are logits, '
-        "loss=keras.distillation.LogitsDistillation(2.0)."
+        "loss=keras.distillation.LogitsDistillation(2.0, keras.losses.KLDivergence())."
     )
     if not has_graph(model):
         raise ValueError(
@@ -427,7 +442,9 @@ def _activation(output: Any) -> str | None:
 
 def _default_loss(student: keras.Model, temperature: float) -> Any:
     """Returns the distillation of logits, for each output of the student."""
-    losses = keras.tree.map_structure(lambda _: "kl_divergence", _output(student))
+    # By its name Keras 3.15 finds a function, which it gives logits as they are.
+    kullback_leibler = keras.losses.KLDivergence()
+    losses = keras.tree.map_structure(lambda _: kullback_leibler, _output(student))
     return DISTILLED.LogitsDistillation(temperature, losses)
 
 
@@ -471,7 +488,8 @@ def _check_models(student: Any, teacher: Any) -> None:
                 f"distill: the student {student.name!r} has a {method}() of its own, "
                 "which the distiller would not call. Ask the teacher in there: call "
                 "teacher(x, training=False), and add "
-                "keras.distillation.LogitsDistillation(2.0).compute_loss(...)."
+                "keras.distillation.LogitsDistillation(2.0, keras.losses."
+                "KLDivergence()).compute_loss(...)."
             )
     if all(has_graph(model) for model in (student, teacher)):
         _check_inputs(teacher, student)
@@ -547,10 +565,24 @@ def _check_numbers(temperature: Any, alpha: Any, weight: Any, loss: Any) -> None
             f'keras.distillation.FeatureDistillation("mse"). Received {loss!r}. The '
             "student's own loss is the one that it was compiled with."
         )
+    if getattr(loss, "student_layer_name", None) is not None:
+        raise ValueError(
+            "distill: `loss` compares the outputs. Name layers as features="
+            f"{{{loss.student_layer_name!r}: {loss.teacher_layer_name!r}}}."
+        )
+    if isinstance(loss, DISTILLED.LogitsDistillation) and any(
+        each is keras.losses.kl_divergence for each in keras.tree.flatten(loss.loss)
+    ):
+        raise ValueError(
+            "distill: keras.distillation.LogitsDistillation with the name or function "
+            "'kl_divergence', its default, compares logits as if they were "
+            "probabilities: only for an instance does this Keras take their softmax. "
+            f"Say LogitsDistillation({loss.temperature}, keras.losses.KLDivergence())."
+        )
     if temperature is not None:
         raise ValueError(
             "distill: give `temperature` or `loss`, not both: a loss brings its own, "
-            "such as keras.distillation.LogitsDistillation(temperature)."
+            "such as LogitsDistillation(temperature, keras.losses.KLDivergence())."
         )
 
 
