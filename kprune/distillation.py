@@ -106,6 +106,8 @@ def distill(
     elif seen:
         loss.validate_outputs(_output(teacher), _output(student))
     strategy: Any = getattr(student, "distribute_strategy", None)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        _check_instances(loss)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         if not student.optimizer.built:
             # In the order that a checkpoint of the student will be read in.
@@ -195,15 +197,17 @@ class Distiller(keras.Model):
         total = aside.loss.compute_loss(
             _logits(hints, aside.were[0]), _logits(outputs, aside.were[1])
         )
-        alike = DISTILLED.FeatureDistillation("mse")
+        alike = DISTILLED.FeatureDistillation(keras.losses.MeanSquaredError())
         for hint, feature in zip(taught[count:], features, strict=True):
             total += self.feature_weight * alike.compute_loss(
                 _floats(hint), _floats(feature)
             )
-        self._student_loss.update_state(own)
-        self._distillation_loss.update_state(total)
+        # Keras divides losses by the number of replicas, whose gradients are added.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        self._student_loss.update_state(replicas * own)
+        self._distillation_loss.update_state(replicas * total)
         # Those are in `own` once already.
-        regularizers = sum(keras.ops.cast(loss, own.dtype) for loss in self.losses)
+        regularizers = sum(map(self._aggregate_additional_loss, self.losses))
         return (1 - self.alpha) * own + self.alpha * (total + regularizers)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -584,6 +588,18 @@ def _check_numbers(temperature: Any, alpha: Any, weight: Any, loss: Any) -> None
             "distill: give `temperature` or `loss`, not both: a loss brings its own, "
             "such as LogitsDistillation(temperature, keras.losses.KLDivergence())."
         )
+
+
+def _check_instances(loss: Any) -> None:
+    """Raises ValueError if a loss would be as many times too strong as replicas are."""
+    for each in keras.tree.flatten(getattr(loss, "loss", None)):
+        if each is not None and not isinstance(each, keras.losses.Loss):
+            raise ValueError(
+                f"distill: {each.__name__!r} in {type(loss).__name__} is a name or a "
+                "function, which does not know of replicas, so that their losses would "
+                "be added instead of averaged. Give an instance, such as "
+                "keras.losses.MeanSquaredError()."
+            )
 
 
 def _pairs(
