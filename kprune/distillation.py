@@ -67,9 +67,10 @@ def distill(
         features: Names of layers of the student, and of the teacher's layers that they
             are to be like; their outputs must have the same shapes.
         feature_weight: Weight of the features against the outputs, at least 0.
-        loss: A `keras.distillation.DistillationLoss` between the outputs as they are,
-            instead of the one above: `keras.distillation.FeatureDistillation("mse")`
-            for regression or a sigmoid.
+        loss: A `keras.distillation.DistillationLoss` between the outputs, instead of
+            the one above: `keras.distillation.FeatureDistillation("mse")` for
+            regression or a sigmoid. Outputs are given as they are, but to
+            `LogitsDistillation` as logits, where the models' graphs show a softmax.
         cache: Whether what the teacher makes of the data is computed once, as each fit
             begins, instead of in every step. By default so if `x` is an array, or
             several, and it takes 1 GiB at most. For a data set, which may shuffle or
@@ -99,12 +100,15 @@ def distill(
         _check_outputs(_output(teacher), _output(student))
     if cache not in (None, False, True):
         raise TypeError(f"distill: `cache` must be a bool or None. Received {cache!r}.")
-    were: Any = ((), ())
     if loss is None:
-        were = tuple(_activations(model) for model in (teacher, student))
+        for model in (teacher, student):
+            _check_classes(model)
         loss = _default_loss(student, 2.0 if temperature is None else temperature)
     elif seen:
         loss.validate_outputs(_output(teacher), _output(student))
+    were: Any = ((), ())
+    if seen and isinstance(loss, DISTILLED.LogitsDistillation):
+        were = tuple(_activations(model) for model in (teacher, student))
     strategy: Any = getattr(student, "distribute_strategy", None)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         _check_instances(loss)
@@ -400,12 +404,8 @@ def _output(model: Any) -> Any:
     return graph_of(model)._outputs_struct
 
 
-def _activations(model: keras.Model) -> list[str | None]:
-    """Returns for each output whether a softmax made it.
-
-    Raises:
-        ValueError: If outputs are neither logits nor made by a softmax.
-    """
+def _check_classes(model: keras.Model) -> None:
+    """Raises ValueError if outputs are neither logits nor made by a softmax."""
     cure = (
         "Say what the outputs of the student are compared by, such as "
         'loss=keras.distillation.FeatureDistillation("mse"), or, if they are logits, '
@@ -416,9 +416,9 @@ def _activations(model: keras.Model) -> list[str | None]:
             f"distill: {model.name!r} is a subclassed model ({type(model).__name__}), "
             f"and whether its outputs are logits cannot be seen. {cure}"
         )
-    found, graph = [], graph_of(model)
-    for name, output in zip(graph.output_names, graph.outputs, strict=True):
-        activation = _activation(output)
+    graph = graph_of(model)
+    found = zip(graph.output_names, graph.outputs, _activations(model), strict=True)
+    for name, output, activation in found:
         if activation == "sigmoid" or output.shape[-1] == 1 or len(output.shape) < 2:
             raise ValueError(
                 f"distill: the output {name!r} of {model.name!r}, of shape "
@@ -426,8 +426,11 @@ def _activations(model: keras.Model) -> list[str | None]:
                 "not one of classes that exclude each other, which temperatures are "
                 f"for. {cure}"
             )
-        found.append(activation)
-    return found
+
+
+def _activations(model: keras.Model) -> list[str | None]:
+    """Returns for each output of a model with a graph the activation that made it."""
+    return [_activation(output) for output in graph_of(model).outputs]
 
 
 def _activation(output: Any) -> str | None:

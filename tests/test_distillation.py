@@ -120,6 +120,16 @@ def test_the_loss_is_what_the_docstring_says(data, teachers):
     )
 
 
+def test_a_softmax_is_taken_back_for_a_loss_that_is_given(data):
+    teacher, student = network("softmax"), compiled(network())
+
+    def loss(**arguments):
+        distiller = kprune.distill(student, teacher, **arguments)
+        return distiller.evaluate(*data, verbose=0, return_dict=True)["loss"]
+
+    assert loss(loss=LOGITS) == loss(temperature=2.0)
+
+
 def layer(model, name, x):
     return np.array(keras.Model(model.layers[0].input, model.get_layer(name).output)(x))
 
