@@ -194,8 +194,18 @@ class Trainer:
         )
         self.steps = -(-len(self.x) // BATCH_SIZE)
 
-    def fit(self, model: Any, phase: Phase, seed: int, callbacks: Any = None) -> None:
-        """Trains a model, with a fresh optimizer and the seed's order of batches."""
+    def fit(
+        self,
+        model: Any,
+        phase: Phase,
+        seed: int,
+        callbacks: Any = None,
+        teach: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Trains a model, with a fresh optimizer and the seed's order of batches.
+
+        `teach` returns what is fitted in place of the compiled model.
+        """
         keras = self.keras
         keras.utils.set_random_seed(seed)
         warm_up = int(WARM_UP * self.steps)
@@ -210,7 +220,8 @@ class Trainer:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,
         )
-        model.fit(
+        learner = model if teach is None else teach(model)
+        learner.fit(
             self.batches(seed),
             epochs=phase.epochs,
             callbacks=callbacks,

@@ -229,6 +229,33 @@ def structured_accuracy() -> str:
     return table(head, rows, source)
 
 
+def distillation() -> str:
+    """Returns pruned networks fine-tuned with a teacher and without."""
+    document = load("distillation")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for row in document["summary"]:
+        taught = f"alpha {row['alpha']:g}, temperature {row['temperature']}"
+        left = f"sparsity {row['sparsity']:g}" if row["sparsity"] else ""
+        rows.append(
+            [
+                row["net"],
+                left or f"{row['macs']:g} of the MACs",
+                "+".join(map(str, row["epochs"])),
+                taught if row["alpha"] else "none",
+                f"{row['accuracy']:.2f}",
+                f"{row['range'][0]:.2f} to {row['range'][1]:.2f}",
+                str(row["seeds"]),
+                f"{row['gain']:+.2f}" if "gain" in row else "",
+                goal(row) if "target" in row else "",
+            ]
+        )
+    head = ["network", "pruned to", "epochs", "teacher", "accuracy, %"]
+    head += ["seeds' range", "seeds", "gain, points", "target"]
+    return table(head, rows, document)
+
+
 def described(row: dict[str, Any], library: str) -> str:
     """Returns in words how a network was trained."""
     if not row["sparsity"]:
@@ -567,6 +594,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "accuracy": accuracy,
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
+        "distillation": distillation,
         "flash": flash,
         "combined": combined,
         "npu": npu,

@@ -28,6 +28,7 @@ from kprune.criteria import (
     Wanda,
 )
 from kprune.curves import plot_fit
+from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
 from kprune.granularity import (
@@ -129,6 +130,7 @@ __all__ = [
     "Wanda",
     "advise",
     "bench",
+    "distill",
     "export",
     "hold_zeros",
     "inspect",

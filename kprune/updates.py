@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kprune.channels import ChannelGroup
+from kprune.distillation import student_of
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight
@@ -72,9 +73,11 @@ class MaskUpdates:
         self.epochs: list[EpochRecord] = []
         self.notices = Notices()
         self._owner, self._model, self._steps = owner, model, steps
+        # A teacher stays as it is.
+        self._pruned = student_of(model)
         self._delay = 0
         self._held_at: int | None = None
-        self.groups, self._skipped = find_groups(model, plan, self.notices)
+        self.groups, self._skipped = find_groups(self._pruned, plan, self.notices)
         for group in self.groups:
             group.notices = self.notices
         self._look(data, num_batches)
@@ -197,6 +200,7 @@ class MaskUpdates:
         self.penalties.start()
         # A function that was traced before would go on without these masks.
         forget_traces(self._model)
+        forget_traces(self._pruned)
         self.update()
 
     def update(self) -> bool:
@@ -292,7 +296,7 @@ class MaskUpdates:
         if any(scorer.needs_data for scorer in scorers):
             batches = read(data, num_batches, self._owner)
         for group in self.groups:
-            group.look(Evidence(self._model, batches))
+            group.look(Evidence(self._pruned, batches))
 
     def _check_reach(
         self,

@@ -46,6 +46,15 @@ def test_replicas_of_mirrored_strategy_have_the_same_masks():
 
 
 @pytest.mark.slow
+def test_replicas_learn_from_a_teacher_as_one_machine_does():
+    one, two = result(start("distilled.py"))
+    assert one["logs"].keys() == two["logs"].keys()
+    for name, values in one["logs"].items():
+        assert two["logs"][name] == pytest.approx(values, rel=1e-5), name
+    assert two["weights"] == pytest.approx(one["weights"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_two_workers_make_the_same_masks():
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:

@@ -49,6 +49,21 @@ def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
     assert len(names["plan"].rules) == 2
 
 
+def test_the_code_of_the_page_on_distillation_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (256, 28, 28)), rng.integers(0, 10, 256)
+    data = keras.datasets.fashion_mnist
+    monkeypatch.setattr(data, "load_data", lambda: (images, images))
+    names = run("distillation.md", {})
+    assert names["pruning"].report.sparsity == pytest.approx(0.95, abs=1e-3)
+    assert names["small"].count_params() < names["teacher"].count_params()
+    loaded = keras.models.load_model("student.keras")
+    assert [layer.name for layer in loaded.layers][:2] == ["stem", "body"]
+    kernel = np.array(loaded.get_layer("head").kernel)
+    assert np.count_nonzero(kernel == 0) > 0.9 * kernel.size
+
+
 def test_the_code_of_the_page_on_many_machines_runs():
     names = run("beyond_one_machine.md", {})
     pruned = sum(int((~mask).sum()) for mask in names["masks"])
