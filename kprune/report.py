@@ -359,8 +359,7 @@ class ClusteringReport:
             f"warned{f' {count} times' if count > 1 else ''}: {message}"
             for message, count in self.notices.items()
         ]
-        return "
-".join(lines)
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
