@@ -61,13 +61,14 @@ class ClusterConstraint(keras.constraints.Constraint):
     def shared(self, w: Any) -> Any:
         """Returns the values that are shared, if they are by now."""
         w = keras.ops.convert_to_tensor(w)
-        return keras.ops.cond(self.active, lambda: self._means(w), lambda: w)
+        return keras.ops.cond(self.active.value, lambda: self._means(w), lambda: w)
 
     def _means(self, w: Any) -> Any:
         ops, zero = keras.ops, keras.ops.zeros((), dtype=w.dtype)
         # What a mask has set to zero has no say in the mean, and stays zero.
-        has_say = ops.logical_and(self.codes > 0, w != zero)
-        codes = ops.reshape(ops.where(has_say, self.codes, 0), (-1,))
+        codes = self.codes.value
+        has_say = ops.logical_and(codes > 0, w != zero)
+        codes = ops.reshape(ops.where(has_say, codes, 0), (-1,))
         has_say = ops.reshape(has_say, (-1,))
         elements = ops.cast(ops.reshape(w, (-1,)), _accurate(w.dtype))
         # The mean is counted from the largest element on: a cluster whose elements are

@@ -140,7 +140,10 @@ def find(
         ValueError: If there are none, or a name is unknown.
     """
     # What may be sparse may share values, frozen or not: that costs no training.
-    rule = Rule(0.0, only=only, skip=skip, prune_depthwise=True, prune_frozen=True)
+    nothing_yet: Any = 0.0
+    rule = Rule(
+        nothing_yet, only=only, skip=skip, prune_depthwise=True, prune_frozen=True
+    )
     resolution = resolve(Plan((rule,)), model)
     depthwise = {id(c.variable) for c in candidates(model) if c.is_depthwise}
     sites, skipped = [], list(resolution.skipped)
