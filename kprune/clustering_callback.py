@@ -143,10 +143,7 @@ class ClusteringCallback(keras.callbacks.Callback):
         """Clusters again what was written at the end of training."""
         if self._weights is None:
             return
-        said = self._share_again()
-        if self._since is not None:
-            said += self._newly_pruned()
-        self._notices.sum_up(said)
+        self._notices.sum_up([*self._share_again(), *self._newly_pruned()])
         self._final_report = self.report
 
     def _begin(self) -> None:
@@ -208,7 +205,6 @@ class ClusteringCallback(keras.callbacks.Callback):
             if self._steps.now >= self._begin_at or not waiting:
                 self._since = self._steps.now
                 self._share(waiting)
-                self._zeros = self._num_zeros()
 
     def _share(self, weights: list[SharedWeight]) -> None:
         for weight in weights:
@@ -242,16 +238,11 @@ class ClusteringCallback(keras.callbacks.Callback):
 
     def _newly_pruned(self) -> list[str]:
         """Says whether weights were pruned after they were clustered."""
-        more = self._num_zeros() - self._zeros
-        size = sum(weight.array.size for weight in self._weights or [])
-        # Here and there a mean is zero by chance.
-        if more <= 0.001 * size:
+        number = sum(weight.num_pruned_since() for weight in self._weights or [])
+        if not number:
             return []
         return [
-            f"{more} weights were pruned after values were shared at step "
+            f"{number} weights were pruned after values were shared at step "
             f"{self._since}: of a cluster all have the same magnitude, and those of "
             "lowest index went first. Let clustering begin after the end of pruning."
         ]
-
-    def _num_zeros(self) -> int:
-        return sum(weight.num_zeros() for weight in self._weights or [])

@@ -152,9 +152,13 @@ class SharedWeight:
         """Returns why the weight's present values cannot be clustered, or `None`."""
         return why_not(self.array)
 
-    def num_zeros(self) -> int:
-        """Returns how many elements are exactly zero."""
-        return self.array.size - int(np.count_nonzero(self.array))
+    def num_pruned_since(self) -> int:
+        """Returns how many elements of clusters a mask prunes."""
+        mask = self.variable.constraint
+        if not self.active or not isinstance(mask, MaskConstraint):
+            return 0
+        pruned = ~values(mask.mask) & (values(self.constraint.codes) > 0)
+        return int(np.count_nonzero(pruned))
 
     def record(self) -> ClusterRecord:
         """Returns how many values the weight has."""

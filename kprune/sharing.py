@@ -74,7 +74,7 @@ def cluster(
         reason = why_not(array)
         if reason is None and settings.is_clustered(array, site.axes):
             number = settings.num_values(array, site.axes)
-            reason = f"has no more than {number} values already"
+            reason = f"has {number} values already"
         if reason is not None:
             skipped.append(SkippedWeight(site.path, array.shape, reason))
             continue
