@@ -137,7 +137,8 @@ class ClusteringCallback(keras.callbacks.Callback):
         if self._begin_at is None:
             self._place(self._steps.num_batches, self._steps.now)
         self._update()
-        self._share_again()
+        for said in self._share_again():
+            self._notices.warn(said)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Clusters again what was written at the end of training."""
