@@ -46,6 +46,9 @@ class ClusterConstraint(keras.constraints.Constraint):
         # 0: a zero for good.
         codes = np.zeros(variable.shape, np.int32)
         self.codes = _untracked(codes, "int32", f"{variable.name}_codes")
+        # Where the first element of each cluster is.
+        first = np.zeros(num_codes, np.int32)
+        self.first = _untracked(first, "int32", f"{variable.name}_first")
 
     def __call__(self, w: Any) -> Any:
         """Returns the shared values, after the inner constraint."""
@@ -55,6 +58,10 @@ class ClusterConstraint(keras.constraints.Constraint):
 
     def share(self, codes: np.ndarray) -> None:
         """Lets elements of the same code share their value from now on."""
+        first = np.zeros(self.num_codes, np.int32)
+        found, places = np.unique(codes, return_index=True)
+        first[found] = places
+        self.first.assign(first)
         self.codes.assign(codes)
         self.active.assign(True)
 
@@ -71,13 +78,13 @@ class ClusterConstraint(keras.constraints.Constraint):
         codes = ops.reshape(ops.where(has_say, codes, 0), (-1,))
         has_say = ops.reshape(has_say, (-1,))
         elements = ops.cast(ops.reshape(w, (-1,)), _accurate(w.dtype))
-        # The mean is counted from the largest element on: a cluster whose elements are
+        # The mean is counted from the first element on: a cluster whose elements are
         # the same keeps its value to the last bit, however many they are.
-        top = ops.take(ops.segment_max(elements, codes, self.num_codes), codes)
-        below = ops.where(has_say, elements - top, 0.0)
-        number = ops.segment_sum(ops.cast(has_say, below.dtype), codes, self.num_codes)
-        mean = ops.segment_sum(below, codes, self.num_codes) / ops.maximum(number, 1)
-        means = ops.cast(top + ops.take(mean, codes), w.dtype)
+        first = ops.take(elements, self.first.value)
+        beyond = ops.where(has_say, elements - ops.take(first, codes), 0.0)
+        number = ops.segment_sum(ops.cast(has_say, beyond.dtype), codes, self.num_codes)
+        mean = ops.segment_sum(beyond, codes, self.num_codes) / ops.maximum(number, 1)
+        means = ops.cast(ops.take(first + mean, codes), w.dtype)
         return ops.reshape(ops.where(has_say, means, zero), w.shape)
 
 
