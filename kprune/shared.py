@@ -72,20 +72,35 @@ class ClusterConstraint(keras.constraints.Constraint):
 
     def _means(self, w: Any) -> Any:
         ops, zero = keras.ops, keras.ops.zeros((), dtype=w.dtype)
-        # What a mask has set to zero has no say in the mean, and stays zero.
         codes = self.codes.value
+        # What a mask has set to zero has no say in the mean, and stays zero.
         has_say = ops.logical_and(codes > 0, w != zero)
         codes = ops.reshape(ops.where(has_say, codes, 0), (-1,))
-        has_say = ops.reshape(has_say, (-1,))
         elements = ops.cast(ops.reshape(w, (-1,)), _accurate(w.dtype))
         # The mean is counted from the first element on: a cluster whose elements are
         # the same keeps its value to the last bit, however many they are.
         first = ops.take(elements, self.first.value)
-        beyond = ops.where(has_say, elements - ops.take(first, codes), 0.0)
-        number = ops.segment_sum(ops.cast(has_say, beyond.dtype), codes, self.num_codes)
-        mean = ops.segment_sum(beyond, codes, self.num_codes) / ops.maximum(number, 1)
-        means = ops.cast(ops.take(first + mean, codes), w.dtype)
-        return ops.reshape(ops.where(has_say, means, zero), w.shape)
+        beyond = _sums(elements - ops.take(first, codes), codes, self.num_codes)
+        number = ops.cast(_sums(None, codes, self.num_codes), beyond.dtype)
+        means = ops.cast(first + beyond / ops.maximum(number, 1), w.dtype)
+        return ops.where(has_say, ops.reshape(ops.take(means, codes), w.shape), zero)
+
+
+def _sums(elements: Any, codes: Any, number: int) -> Any:
+    """Returns the sum of the elements of each code, or without elements their number.
+
+    It takes a fifth of the time of `keras.ops.segment_sum`, which trained dense layers
+    are slowed down by.
+    """
+    import tensorflow as tf
+
+    none = tf.zeros((0,), tf.int32)
+    # Of a single row, since one thread adds up a row, always in the same order.
+    return tf.raw_ops.DenseBincount(
+        input=tf.reshape(codes, (1, -1)),
+        size=number,
+        weights=none if elements is None else tf.reshape(elements, (1, -1)),
+    )[0]
 
 
 def _untracked(value: np.ndarray, dtype: str, name: str) -> keras.Variable:
