@@ -14,7 +14,7 @@ from kprune.report import ClusteringReport
 from kprune.schedules import FitFraction, Moment, check_moment, plain_step
 from kprune.shared import SharedWeight
 from kprune.sharing import find, settings_of
-from kprune.steps import StepCounter, check_given
+from kprune.steps import StepCounter, check_backend, check_given
 from kprune.transform import forget_traces
 
 _LAST_QUARTER = FitFraction(0.75)
@@ -148,6 +148,7 @@ class ClusteringCallback(keras.callbacks.Callback):
         self._final_report = self.report
 
     def _begin(self) -> None:
+        check_backend("ClusteringCallback")
         self._notices = Notices()
         self._since: int | None = None
         self._begin_at: int | None = None

@@ -102,6 +102,15 @@ class StepCounter:
         return _number(self.optimizers[0]._iterations)
 
 
+def check_backend(owner: str) -> None:
+    """Raises ValueError if models do not train on TensorFlow."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            f"{owner} trains on Keras's TensorFlow backend only. This is the "
+            f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
+        )
+
+
 def check_given(owner: str, given: Any) -> None:
     """Raises TypeError if what the user gave is neither `None` nor an optimizer."""
     if given is not None and not isinstance(given, keras.optimizers.Optimizer):

@@ -24,7 +24,7 @@ from kprune.regrowth import Regrowth
 from kprune.regularization import Regularization
 from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
-from kprune.steps import StepCounter
+from kprune.steps import StepCounter, check_backend
 from kprune.transform import forget_traces, make_plan
 from kprune.workers import check_agreement
 
@@ -63,11 +63,7 @@ class MaskUpdates:
         data: Any,
         num_batches: int,
     ) -> None:
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                f"{owner} trains on Keras's TensorFlow backend only. This is the "
-                f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
-            )
+        check_backend(owner)
         self.history: list[tuple[int, float]] = []
         self.epochs: list[EpochRecord] = []
         self.notices = Notices()

@@ -467,6 +467,27 @@ def test_bad_arguments(error, said, arguments):
         kprune.ClusteringCallback(**arguments)
 
 
+def test_another_backend_is_refused(data, monkeypatch):
+    model = compiled(sequential())
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="ClusteringCallback trains on Keras's Tensor"):
+        model.fit(*data, verbose=0, callbacks=[kprune.ClusteringCallback()])
+
+
+def test_weights_that_are_set_back_within_a_fit_are_told(data):
+    class Noise(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                kernel = self.model.layers[0].kernel
+                kernel.assign(kernel + keras.random.normal(kernel.shape))
+
+    model = compiled(sequential())
+    clustering = kprune.ClusteringCallback(8, 0)
+    with pytest.warns(WARNS, match="had more values than they may have"):
+        model.fit(*data, epochs=4, verbose=0, callbacks=[Noise(), clustering])
+    assert clustering.report.clustered and len(clustering.report.notices) == 1
+
+
 def test_nothing_to_cluster_is_refused_before_training(data):
     model = compiled(sequential())
     before = model.get_weights()
