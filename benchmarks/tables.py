@@ -582,6 +582,40 @@ def shrink_time() -> str:
     return table(head, rows, document)
 
 
+def clustering() -> str:
+    """Returns what shared values save in int8 files, and cost in accuracy."""
+    document = load("clustering")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        target = f", {goal(result)}" if "target" in result else ""
+        at_once = f"{result['at once']:.1f}" if "at once" in result else ""
+        rows.append(
+            [
+                name,
+                f"{result['plain']:,.0f}",
+                f"{result['plain, gzip']:,.0f}",
+                f"{result['ratio']:.2f}{target}",
+                f"{result['encoded']:,.0f}",
+                f"{result['encoded, gzip']:,.0f}",
+                f"{result['accuracy']:.1f}",
+                at_once,
+            ]
+        )
+    head = [
+        "int8, 0.8 zeros",
+        "bytes",
+        "gzip",
+        "gzip / pruned only",
+        "encoded",
+        "encoded, gzip",
+        "accuracy, trained",
+        "clustered at once",
+    ]
+    return table(head, rows, document)
+
+
 ACCURACY = {
     "accuracy_cnn": "kprune",
     "accuracy_allocation": "kprune",
@@ -606,6 +640,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "import_time": import_time,
     },
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
+    HERE.parent / "docs" / "clustering.md": {"clustering": clustering},
     HERE.parent / "README.md": {
         "overview": overview,
         "channels": channels,

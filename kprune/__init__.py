@@ -14,6 +14,7 @@ from kprune.allocation import (
 )
 from kprune.at_target import AtTarget
 from kprune.callbacks import PruningCallback
+from kprune.clustering_callback import ClusteringCallback
 from kprune.coupling.registry import register_coupling
 from kprune.criteria import (
     BatchNormScale,
@@ -50,7 +51,7 @@ from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
 from kprune.regrowth import SET, Regrowth, RigL
 from kprune.regularization import BatchNormL1, GroupLasso, Regularization
-from kprune.report import BenchReport, PruningReport, Report
+from kprune.report import BenchReport, ClusteringReport, PruningReport, Report
 from kprune.rewinding import RewindCallback
 from kprune.schedules import (
     ConstantSparsity,
@@ -64,6 +65,7 @@ from kprune.schedules import (
     Schedule,
     SparsityFunction,
 )
+from kprune.sharing import cluster
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.summaries import PruningSummaries
 from kprune.transform import hold_zeros, prune, release, strip
@@ -79,6 +81,8 @@ __all__ = [
     "Block",
     "Budget",
     "Channel",
+    "ClusteringCallback",
+    "ClusteringReport",
     "ConstantSparsity",
     "CosineRamp",
     "Criterion",
@@ -130,6 +134,7 @@ __all__ = [
     "Wanda",
     "advise",
     "bench",
+    "cluster",
     "distill",
     "export",
     "hold_zeros",

@@ -55,6 +55,24 @@ class StepCounter:
         every = dict.fromkeys(inner for each in outer for inner in _inner(each))
         return [inner for inner in every if inner.use_ema]
 
+    def averages(self) -> dict[int, keras.Variable]:
+        """Returns the optimizers' moving averages by the id of their variable."""
+        averaging = self.averaging
+        if any(inner in self.optimizers for inner in averaging):
+            if not self.optimizer.built:
+                # Keras would do so in the first step, after it has read constraints.
+                self.optimizer.build(self._model.trainable_variables)
+        return {
+            id(variable): average
+            for inner in averaging
+            if inner.built
+            for variable, average in zip(
+                inner._trainable_variables,
+                inner._model_variables_moving_average,
+                strict=True,
+            )
+        }
+
     def fit_length(
         self, initial_epoch: int, batches_per_epoch: int, epochs: int
     ) -> FitLength:
@@ -82,6 +100,15 @@ class StepCounter:
         # `iterations` is rounded down to whole accumulations, so that epochs counted
         # from it would drift.
         return _number(self.optimizers[0]._iterations)
+
+
+def check_backend(owner: str) -> None:
+    """Raises ValueError if models do not train on TensorFlow."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            f"{owner} trains on Keras's TensorFlow backend only. This is the "
+            f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
+        )
 
 
 def check_given(owner: str, given: Any) -> None:

@@ -28,6 +28,7 @@ from kprune.plan import Plan, Rule, Site, resolve
 from kprune.prunable import candidates
 from kprune.rebuild import Changes, copy_values, from_config, has_graph, rebuild
 from kprune.report import PruningReport, SkippedWeight, WeightRecord
+from kprune.shared import unclustered
 
 
 def prune(
@@ -105,15 +106,32 @@ def strip(model: keras.layers.Layer) -> keras.layers.Layer:
         return _copy_layer(model.layer)
     if not isinstance(model, keras.Model):
         return _copy_layer(model)
+    return plain_copy(model)
 
-    plain = rebuild(model) if has_graph(model) else _copy_subclassed(model)
+
+def plain_copy(model: keras.Model, changes: Changes | None = None) -> keras.Model:
+    """Returns a model without masks, compiled as the given one is.
+
+    Args:
+        model: The model.
+        changes: What is different in the copy; without a graph, only its values may be.
+
+    Raises:
+        ValueError: If it cannot be rebuilt from its configuration.
+    """
+    changes = changes or Changes()
+    plain = (
+        rebuild(model, changes)
+        if has_graph(model)
+        else _copy_subclassed(model, changes)
+    )
     if model.compiled and model.optimizer is not None:
         try:
             plain.compile_from_config(model.get_compile_config())
         except (ValueError, TypeError) as error:
             warnings.warn(
-                f"The stripped model is not compiled: {error} Call compile() on it.",
-                stacklevel=2,
+                f"The copy of the model is not compiled: {error} Call compile() on it.",
+                stacklevel=3,
             )
     return plain
 
@@ -171,6 +189,8 @@ def hold_zeros(model: keras.Model) -> PruningReport:
 def release(model: keras.Model) -> None:
     """Takes the masks off a model's variables, in place; zeros may then regrow.
 
+    Shared values are no longer held, either, see `kprune.ClusteringCallback`.
+
     Raises:
         ValueError: If the model has no masks, or `Pruned` wrappers that own them.
         TypeError: If `model` is not a Keras model.
@@ -182,9 +202,12 @@ def release(model: keras.Model) -> None:
             f"release: {model.name!r} has Pruned wrappers, whose masks are part of the "
             "model. Use kprune.strip(model), which returns a model without them."
         )
+    shared = [variable for variable in model.weights if unclustered(variable)]
     held = [v for v in model.weights if mask_of(v) is not None]
-    if not held:
-        raise ValueError(f"release: no weight of {model.name!r} is held by a mask.")
+    if not held and not shared:
+        raise ValueError(
+            f"release: no weight of {model.name!r} is held by a mask or a cluster."
+        )
     for variable in held:
         variable.constraint = mask_of(variable).inner  # type: ignore[union-attr]
     forget_traces(model)
@@ -304,23 +327,25 @@ def _sites_by_layer(
     return found
 
 
-def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+def _copy_layer(
+    layer: keras.layers.Layer, changes: Changes | None = None
+) -> keras.layers.Layer:
     """Returns a layer of the same configuration, with the same values if built."""
     copy = from_config(layer)
     if layer.built:
         if not copy.built:
             copy.build_from_config(layer.get_build_config() or {})
-        copy_values(layer, copy)
+        copy_values(layer, copy, (changes or Changes()).value)
     return copy
 
 
-def _copy_subclassed(model: keras.Model) -> keras.Model:
+def _copy_subclassed(model: keras.Model, changes: Changes) -> keras.Model:
     if next(pruned_layers(model), None) is not None:
         raise ValueError(
             f"strip: the subclassed model {model.name!r} makes its Pruned layers "
             "itself, so that a copy would have them too."
         )
-    return _copy_layer(model)
+    return _copy_layer(model, changes)
 
 
 def _check_graph(owner: str, model: keras.Model) -> None:

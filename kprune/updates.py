@@ -25,7 +25,7 @@ from kprune.regrowth import Regrowth
 from kprune.regularization import Regularization
 from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
-from kprune.steps import StepCounter
+from kprune.steps import StepCounter, check_backend
 from kprune.transform import forget_traces, make_plan
 from kprune.workers import check_agreement
 
@@ -64,11 +64,7 @@ class MaskUpdates:
         data: Any,
         num_batches: int,
     ) -> None:
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                f"{owner} trains on Keras's TensorFlow backend only. This is the "
-                f"{keras.config.backend()} backend; set KERAS_BACKEND=tensorflow."
-            )
+        check_backend(owner)
         self.history: list[tuple[int, float]] = []
         self.epochs: list[EpochRecord] = []
         self.notices = Notices()
@@ -192,7 +188,7 @@ class MaskUpdates:
             _check_free_zeros(group, self._moment)
             _check_surplus(group)
         # Up to here nothing was changed.
-        averages = self._averages()
+        averages = self._steps.averages()
         with _scope(self._model):
             for weight in self.weights():
                 average = averages.get(id(weight.variable))
@@ -355,24 +351,6 @@ class MaskUpdates:
                 "Let it end earlier, count its end in kprune.FitFraction, or go on "
                 "with another fit."
             )
-
-    def _averages(self) -> dict[int, keras.Variable]:
-        """Returns the optimizers' moving averages by the id of their variable."""
-        averaging = self._steps.averaging
-        if any(inner in self._steps.optimizers for inner in averaging):
-            if not self._steps.optimizer.built:
-                # Keras would do so in the first step, after it has read the masks.
-                self._steps.optimizer.build(self._model.trainable_variables)
-        return {
-            id(variable): average
-            for inner in averaging
-            if inner.built
-            for variable, average in zip(
-                inner._trainable_variables,
-                inner._model_variables_moving_average,
-                strict=True,
-            )
-        }
 
 
 def checked_plan(

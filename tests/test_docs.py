@@ -68,3 +68,14 @@ def test_the_code_of_the_page_on_many_machines_runs():
     names = run("beyond_one_machine.md", {})
     pruned = sum(int((~mask).sum()) for mask in names["masks"])
     assert pruned == round(0.9 * 1024 * 256)
+
+
+def test_the_code_of_the_page_on_clustering_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("clustering.md", {})
+    assert names["clustering"].report.clustered
+    assert names["pruning"].report.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert names["clustering"].report.sparsity >= 0.799
+    assert names["few"].clustering_report.clustered
+    sizes = [(tmp_path / f"{name}.tflite").stat().st_size for name in ("many", "few")]
+    assert sizes[1] < sizes[0]
