@@ -1,7 +1,8 @@
 """The comparison of pruning methods: networks, data, runs and verdicts.
 
 What kprune, in `benchmarks/methods.py`, and its peer, in
-`benchmarks/peers/tfmot_accuracy.py`, share. Nothing here imports Keras: it is an argument, Keras 3 or tf_keras.
+`benchmarks/peers/tfmot_accuracy.py`, share. Nothing here imports Keras: it is an
+argument, Keras 3 or tf_keras.
 """
 
 import dataclasses
@@ -172,7 +173,7 @@ def mnist1d(keras: Any) -> Data:
     return train, test
 
 
-PHASES = {"lenet": (Phase(10, 2e-3),), "gru": (Phase(30, 1e-2),)}
+PHASES = {"lenet": (Phase(10, 2e-3),), "gru": (Phase(30, 2e-2),)}
 DATA = {
     "lenet": ("Fashion-MNIST, all 60,000 training images.", fashion_mnist.images),
     "gru": ("MNIST-1D, 10,000 training and 10,000 test examples.", mnist1d),
