@@ -232,7 +232,7 @@ def verdicts(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     The best method of kprune must be ahead of the baselines by more than the spread
     from sparsity `HIGH` on, and of tfmot by nothing; RigL must be ahead of static
     random by more than the spread at `HIGH`. The spread is the larger of the two
-    ranges, greatest less least, over the seeds.
+    ranges, greatest less least, over the seeds; a single seed has none, and no verdict.
     """
     found = {(row["method"], row["sparsity"]): row for row in means}
     result = []
@@ -267,5 +267,6 @@ def _verdict(
     if other["method"] == TFMOT:
         verdict["met"] = lead >= 0
     elif sparsity == HIGH or (name == "best" and sparsity > HIGH):
-        verdict["met"] = lead > spread
+        if min(row["seeds"], other["seeds"]) > 1:
+            verdict["met"] = lead > spread
     return verdict
