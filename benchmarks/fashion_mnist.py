@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks import protocol
 
 BATCH_SIZE = 128
 WARM_UP = 0.5  # Epochs at the begin of each phase.
-VALIDATION = 10_000
+VALIDATION = 10_000  # Of Fashion-MNIST's training images: a sixth.
 
 PROTOCOL = (
     "Fashion-MNIST, all 60,000 training images, accuracy in percent on the 10,000 test "
@@ -33,6 +33,29 @@ PROTOCOL = (
     "have the same first phase share it. Choices were made on a validation split of "
     "the training images."
 )
+
+# Training and test set: inputs, float32, and labels, int32, each.
+Data = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def images(keras: Any) -> Data:
+    """Returns Fashion-MNIST, 28x28x1 with values in [0, 1]."""
+    train, test = (
+        (pixels[..., None].astype("float32") / 255, labels.astype("int32"))
+        for pixels, labels in keras.datasets.fashion_mnist.load_data()
+    )
+    return train, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a suite trains on, and what its result file says of how.
+
+    `load` returns the data, given the module `keras` or `tf_keras`.
+    """
+
+    protocol: str = PROTOCOL
+    load: Callable[[Any], Data] = images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,27 +194,32 @@ NETWORKS: dict[str, Callable[[Any], Any]] = {
 
 
 class Trainer:
-    """Trains on Fashion-MNIST, and keeps dense first phases for the runs after it.
+    """Trains on one task's data, and keeps dense first phases for the runs after it.
 
     Args:
         keras: The module, `keras` or `tf_keras`.
         folder: Where weights of first phases are kept.
-        validation: Whether to train on the first 50,000 training images and to
-            evaluate on the others: for making choices.
+        validation: Whether to train on all but the last sixth of the training data,
+            10,000 images of Fashion-MNIST, and to evaluate on that: for making choices.
+        task: Whose data.
     """
 
-    def __init__(self, keras: Any, folder: Path, validation: bool = False) -> None:
+    def __init__(
+        self,
+        keras: Any,
+        folder: Path,
+        validation: bool = False,
+        task: Task = Task(),
+    ) -> None:
         self.keras = keras
         self.folder = folder
         self.validation = validation
-        train, test = keras.datasets.fashion_mnist.load_data()
+        train, test = task.load(keras)
         if validation:
-            test = train[0][-VALIDATION:], train[1][-VALIDATION:]
-            train = train[0][:-VALIDATION], train[1][:-VALIDATION]
-        (self.x, self.y), (self.x_test, self.y_test) = (
-            (images[..., None].astype("float32") / 255, labels.astype("int32"))
-            for images, labels in (train, test)
-        )
+            split = len(train[0]) - len(train[0]) // 6
+            test = train[0][split:], train[1][split:]
+            train = train[0][:split], train[1][:split]
+        (self.x, self.y), (self.x_test, self.y_test) = train, test
         self.steps = -(-len(self.x) // BATCH_SIZE)
 
     def fit(
@@ -230,13 +258,13 @@ class Trainer:
         )
 
     def batches(self, seed: int) -> Any:
-        """Returns the training images in batches, shuffled anew in each epoch."""
+        """Returns the training data in batches, shuffled anew in each epoch."""
         import tensorflow as tf
 
-        images, labels = tf.constant(self.x), tf.constant(self.y)
+        inputs, labels = tf.constant(self.x), tf.constant(self.y)
         order = tf.data.Dataset.range(len(self.x)).shuffle(len(self.x), seed)
         batches = order.batch(BATCH_SIZE).map(
-            lambda indices: (tf.gather(images, indices), tf.gather(labels, indices))
+            lambda indices: (tf.gather(inputs, indices), tf.gather(labels, indices))
         )
         # The end of an epoch waits for the autotuner's thread, which may be in the
         # middle of a sleep of several seconds.
@@ -275,7 +303,12 @@ class Trainer:
 
 def counts(model: Any) -> dict[str, Any]:
     """Returns parameters, those left, and the sparsity of kernels, all and each."""
-    kernels = [np.asarray(w) for w in model.get_weights() if w.ndim > 1]
+    # By name: the biases of a GRU are a matrix, too.
+    kernels = [
+        values
+        for variable, values in zip(model.weights, model.get_weights(), strict=True)
+        if values.ndim > 1 and "bias" not in variable.name
+    ]
     zeros = [kernel.size - np.count_nonzero(kernel) for kernel in kernels]
     total = sum(kernel.size for kernel in kernels)
     return {
@@ -297,6 +330,7 @@ def run_suite(
     train: Callable[[Trainer, Run, int], Any],
     summarise: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
     more_facts: Callable[[Trainer, Run, Any], dict[str, Any]] | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> None:
     """Runs what the command line asks for and the result file does not have yet.
 
@@ -308,10 +342,13 @@ def run_suite(
         train: Returns the network of one run and seed.
         summarise: Returns the summary of all rows.
         more_facts: Returns more columns for a row.
+        tasks: What suites train on, by their names, where it is not Fashion-MNIST
+            by `PROTOCOL`.
     """
     args = options(docstring, tuple(suites))
-    trainer = Trainer(keras, args.weights, args.validation)
-    results = Results(benchmark, args, summarise)
+    task = (tasks or {}).get(args.suite, Task())
+    trainer = Trainer(keras, args.weights, args.validation, task)
+    results = Results(benchmark, args, summarise, task.protocol)
     for seed in args.seeds:
         for run in suites[args.suite]:
             if results.has(run, seed):
@@ -337,8 +374,10 @@ class Results:
         benchmark: str,
         args: argparse.Namespace,
         summarise: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+        about: str = PROTOCOL,
     ) -> None:
         self.benchmark, self.args, self.summarise = benchmark, args, summarise
+        self.about = about
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns what the file has now; several processes may add to it."""
@@ -363,7 +402,7 @@ class Results:
             "benchmark": self.benchmark,
             "command": f"python -m benchmarks.{self.benchmark} --suite "
             f"{self.args.suite} --out {self.args.out}",
-            "protocol": PROTOCOL,
+            "protocol": self.about,
             "machine": protocol.machine(),
             "validation": self.args.validation,
             "rows": rows,

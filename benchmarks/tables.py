@@ -8,12 +8,15 @@ this module that stands in `PAGES` and returns Markdown. To show a new result,
 add a function and a pair of markers.
 """
 
+import functools
 import json
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks import comparison
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -127,6 +130,72 @@ def histograms() -> str:
         ],
     ]
     return table(["", "one update to 0.9"], rows, document)
+
+
+def methods(net: str) -> str:
+    """Returns the accuracy of every pruning method on one network, per sparsity."""
+    document = load(f"methods_{net}")
+    if document is None:
+        return NOT_RUN
+    means = {
+        (row["method"], row["sparsity"]): row
+        for row in document["summary"]
+        if "accuracy" in row
+    }
+    best = {row["sparsity"]: row["method"] for row in _checks(document)["best"]}
+    sparsities = sorted({sparsity for _, sparsity in means})
+    seeds = max(row["seeds"] for row in means.values())
+
+    def cell(method: str, sparsity: float) -> str:
+        row = means.get((method, sparsity))
+        if row is None:
+            return ""
+        text = f"{row['accuracy']:.2f}"
+        if best.get(sparsity) == method:
+            text = f"**{text}**"
+        low, high = row["range"]
+        few = f", {row['seeds']} of {seeds} seeds" if row["seeds"] < seeds else ""
+        return f"{text} ({low:.2f} to {high:.2f}{few})"
+
+    found = {method for method, _ in means}
+    rows = [
+        [method, *(cell(method, sparsity) for sparsity in sparsities)]
+        for method in comparison.METHODS
+        if method in found
+    ]
+    return table(["accuracy, %", *map(str, sparsities)], rows, document)
+
+
+def methods_checks(net: str) -> str:
+    """Returns how far kprune's best method is ahead on one network, per sparsity."""
+    document = load(f"methods_{net}")
+    if document is None:
+        return NOT_RUN
+    rows: dict[str, dict[float, str]] = {"kprune's best": {}}
+    for check, verdicts in _checks(document).items():
+        for row in verdicts:
+            name = f"{check} less {row['against']}"
+            text = f"{row['lead']:+.2f} (spread {row['spread']:.2f})"
+            if "met" in row:
+                text += ": met" if row["met"] else ": **missed**"
+            rows.setdefault(name, {})[row["sparsity"]] = text
+            if check == "best":
+                rows["kprune's best"][row["sparsity"]] = row["method"]
+    sparsities = sorted({sparsity for cells in rows.values() for sparsity in cells})
+    body = [
+        [name, *(cells.get(sparsity, "") for sparsity in sparsities)]
+        for name, cells in rows.items()
+    ]
+    return table(["points of accuracy", *map(str, sparsities)], body, document)
+
+
+def _checks(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the verdicts of a comparison of methods, by what is checked."""
+    checks: dict[str, list[dict[str, Any]]] = {"best": []}
+    for row in document["summary"]:
+        if "check" in row:
+            checks.setdefault(row["check"], []).append(row)
+    return checks
 
 
 def import_time() -> str:
@@ -626,6 +695,10 @@ ACCURACY = {
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE / "README.md": {
         "accuracy": accuracy,
+        "methods_lenet": functools.partial(methods, "lenet"),
+        "methods_lenet_checks": functools.partial(methods_checks, "lenet"),
+        "methods_gru": functools.partial(methods, "gru"),
+        "methods_gru_checks": functools.partial(methods_checks, "gru"),
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
         "distillation": distillation,
