@@ -44,7 +44,8 @@ ABOUT = (
     "and falls to zero along a cosine. Gradual methods ramp up along a cubic over the "
     "first half. RigL, SET, static random and shuffled masks are sparse from the first "
     "step; so is the small dense network, which has as many parameters as are left. "
-    "The learning rate was chosen for the dense network on a sixth of the training set."
+    "The learning rate was chosen for the dense network on a held-out part of the "
+    "training set."
 )
 
 

@@ -8,8 +8,8 @@ LeNet-300-100 on Fashion-MNIST, and a GRU on MNIST-1D, which takes the package o
 kprune's extra `bench`. Methods, networks and verdicts are those of
 `benchmarks/comparison.py`; tfmot is run by `benchmarks/peers/tfmot_accuracy.py`, and
 its results, where there are any, are judged here. Results are written after each run;
-the same command goes on where it was stopped. 35 minutes for each suite, with three
-seeds on one free core.
+the same command goes on where it was stopped. An hour for each suite, with three seeds
+on half of a core, which is what there was.
 """
 
 import os
