@@ -62,10 +62,12 @@ def training_step() -> str:
     rows = []
     for name, result in ours["results"].items():
         dense = statistics.median(result["milliseconds"]["dense"])
-        peer = spread(theirs["results"][name]) if theirs else "not run"
-        rows.append([name, f"{dense:.1f} ms", spread(result), goal(result), peer])
+        peer = (theirs or {"results": {}})["results"].get(name)
+        cells = [name, f"{dense:.1f} ms", spread(result), goal(result)]
+        rows.append([*cells, spread(peer) if peer else ""])
     head = ["network", "dense step, CPU", "kprune / dense", "target", "tfmot / dense"]
-    return table(head, rows, ours)
+    measured = f" tfmot: {theirs['machine']['date']}." if theirs else ""
+    return table(head, rows, ours) + measured
 
 
 def mask_update() -> str:
