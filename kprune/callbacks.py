@@ -195,13 +195,14 @@ class PruningCallback(keras.callbacks.Callback):
             self._check_resumed()
         batches = self.params.get("steps")
         self._length_known = batches is not None
+        fit = None
         if batches is None:
             self._check_unknown_length(updates)
         else:
             fit = self._place(updates, batches)
             if self._guarding is not None:
                 self._guarding.check_begin(fit.step_at(1))
-        self._check_judges(updates, batches)
+        self._check_judges(updates, fit)
         updates.attach()
         self._updates = updates
         self.model.make_train_function()
@@ -241,16 +242,15 @@ class PruningCallback(keras.callbacks.Callback):
                 "0.9, kprune.Epochs(0), kprune.FitFraction(0.5))."
             )
 
-    def _check_judges(self, updates: MaskUpdates, batches: int | None) -> None:
+    def _check_judges(self, updates: MaskUpdates, fit: FitLength | None) -> None:
         """Warns of callbacks that pick epochs from before the target sparsity."""
         end = updates.end_step
         if end is not None and end <= self._steps.now:
             return
         target = None
-        if end is not None and batches is not None and self._guard is None:
-            epochs = self.params.get("epochs", 1)
-            fit = self._steps.fit_length(self._initial_epoch, batches, epochs)
-            target = next((n for n in range(epochs) if fit.step_at(n) >= end), None)
+        if end is not None and fit is not None and self._guard is None:
+            epochs = range(fit.epochs)
+            target = next((n for n in epochs if fit.step_at(n) >= end), None)
         if said := traps(callbacks_of_fit(), target):
             updates.notices.warn(said)
 

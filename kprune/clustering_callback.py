@@ -4,11 +4,11 @@ This module changes when clustering in `fit` begins, or looks after its weights,
 another way.
 """
 
-import contextlib
 from typing import Any
 
 import keras
 
+from kprune.layers import scope_of
 from kprune.notices import Notices
 from kprune.report import ClusteringReport
 from kprune.schedules import FitFraction, Moment, check_moment, plain_step
@@ -163,8 +163,7 @@ class ClusteringCallback(keras.callbacks.Callback):
         weights = [SharedWeight(site, self._settings) for site in found.sites]
         # Up to here nothing was changed.
         averages = self._steps.averages()
-        strategy = getattr(self.model, "distribute_strategy", None)
-        with contextlib.nullcontext() if strategy is None else strategy.scope():
+        with scope_of(self.model):
             for weight in weights:
                 weight.attach(averages.get(id(weight.variable)))
         self._weights, self._skipped = weights, found.skipped

@@ -110,3 +110,11 @@ def check_fraction(name: str, value: Any, owner: str) -> None:
             f"{owner}: `{name}` is the fraction of zeros and must lie in [0, 1). "
             f"Received {value!r}.{hint}"
         )
+
+
+def check_seed(owner: str, seed: Any) -> None:
+    """Raises ValueError unless it is an integer of at least 0."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(
+            f"{owner}: `seed` must be an integer of at least 0. Received {seed!r}."
+        )

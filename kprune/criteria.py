@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kprune.allocation import Allocation, Global, Uniform
-from kprune.config import Config
+from kprune.config import Config, check_seed
 
 # What `needs` may name and only data can tell.
 FROM_DATA = frozenset({"gradient", "squared_gradient", "input_norm"})
@@ -178,12 +178,7 @@ class Random(Criterion):
     allocation: ClassVar[Allocation | None] = Uniform()
 
     def __post_init__(self) -> None:
-        integer = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        if not integer or self.seed < 0:
-            raise ValueError(
-                "Random: `seed` must be an integer of at least 0. "
-                f"Received {self.seed!r}."
-            )
+        check_seed("Random", self.seed)
 
     def score(self, weight: np.ndarray, place: int = 0) -> np.ndarray:
         """Returns a number in (0, 1] for each element that is not zero."""

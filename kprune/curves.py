@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kprune.export.files import write_together
+from kprune.export.files import picture_path, write_together
 from kprune.naming import nearest
 from kprune.report import PruningReport
 
-_SUFFIXES = (".png", ".svg")
 _SIZE, _DPI = (8.0, 5.2), 130  # Inches.
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -49,17 +48,7 @@ def plot_fit(
             another suffix or cannot be written.
         ImportError: If matplotlib is not installed.
     """
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"plot_fit: `path` must end in {' or '.join(_SUFFIXES)}. "
-            f"Received {str(path)!r}."
-        )
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"plot_fit: the folder of `path` does not exist: {str(path.parent)!r}. "
-            "Create it first."
-        )
+    path = picture_path("plot_fit", path)
     if not report.history and not report.epochs:
         raise ValueError(
             "plot_fit: the report has no fit to draw. Use that of a PruningCallback or "

@@ -4,7 +4,6 @@ This module changes when what a teacher shows its student, or the way it gets in
 training step, changes.
 """
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.layers import Pruned
+from kprune.layers import Pruned, scope_of
 from kprune.naming import nearest
 from kprune.rebuild import graph_of, has_graph
 
@@ -112,7 +111,7 @@ def distill(
     strategy: Any = getattr(student, "distribute_strategy", None)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         _check_instances(loss)
-    with contextlib.nullcontext() if strategy is None else strategy.scope():
+    with scope_of(student):
         if not student.optimizer.built:
             # In the order that a checkpoint of the student will be read in.
             student.optimizer.build(student.trainable_variables)

@@ -6,6 +6,7 @@ model: no rebuilding, no subclassing. This module changes when masks are held in
 way.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -83,6 +84,12 @@ def new_mask(variable: keras.Variable) -> keras.Variable:
         trainable=False,
         name=f"{variable.name}_mask",
     )
+
+
+def scope_of(model: keras.Model) -> Any:
+    """Returns the scope in which a model's variables are made, one per replica."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def values(variable: keras.Variable) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from kprune.config import Config
+from kprune.config import Config, check_seed
 from kprune.criteria import Scorer
 from kprune.schedules import FitFraction, Moment, Timed, check_moments
 
@@ -163,11 +163,7 @@ class SET(Regrowth):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        integer = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        if not integer or self.seed < 0:
-            raise ValueError(
-                f"SET: `seed` must be an integer of at least 0. Received {self.seed!r}."
-            )
+        check_seed("SET", self.seed)
 
     def growth(self, weight: np.ndarray, step: int, place: int = 0) -> np.ndarray:
         """Returns a number in [0, 1) for each element."""

@@ -6,7 +6,6 @@ when another kind of penalty is wanted.
 """
 
 import abc
-import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Self, TypeAlias
@@ -19,9 +18,9 @@ from kprune.schedules import (
     FitFraction,
     FitLength,
     Moment,
+    Timed,
     check_number,
     check_span,
-    plain_step,
 )
 
 # Of each weight that channels are slices of: its values, float32 of shape (slices,
@@ -29,7 +28,7 @@ from kprune.schedules import (
 Slices: TypeAlias = "Sequence[tuple[Any, np.ndarray]]"
 
 
-class Regularization(Config, abc.ABC):
+class Regularization(Timed, Config, abc.ABC):
     """A penalty on coupled channels, `granularity="channel"`, while masks are made.
 
     The strength rises from 0 along a line, since a trained model is thrown off less by
@@ -66,28 +65,19 @@ class Regularization(Config, abc.ABC):
         """Returns whether the scored weights of a layer are in the penalty."""
         return True
 
-    @property
-    def is_resolved(self) -> bool:
-        """Whether begin and end are plain steps."""
-        return isinstance(self.begin_step, int) and isinstance(self.end_step, int)
-
     def resolve(self, fit: FitLength, earliest: int | None = None) -> Self:
-        """Returns this regularization in plain steps; see `Schedule.resolve`.
+        """Returns this regularization in plain steps; see `Timed.resolve`.
 
         Raises:
             ValueError: If the end lies before the begin then.
         """
-        begin = plain_step(self.begin_step, fit, earliest)
-        end = plain_step(self.end_step, fit, earliest)
+        resolved = super().resolve(fit, earliest)
+        begin, end = resolved.begin_step, resolved.end_step
         if end < begin:
             raise ValueError(
                 f"{self}: in this fit it begins at step {begin} and ends at step {end}."
                 " Count both in the same way."
             )
-        resolved = copy.copy(self)
-        # Past the checks of user input: epochs that `initial_epoch` skips lie before 0.
-        object.__setattr__(resolved, "begin_step", begin)
-        object.__setattr__(resolved, "end_step", end)
         return resolved
 
 

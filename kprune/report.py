@@ -13,8 +13,25 @@ from collections.abc import Sequence
 from typing import Any
 
 
+class Zeros:
+    """What a record of something with `shape` and `zeros` has beside these."""
+
+    shape: tuple[int, ...]
+    zeros: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of elements that are exactly zero, in [0, 1]."""
+        return self.zeros / self.size if self.size else 0.0
+
+
 @dataclasses.dataclass(frozen=True)
-class WeightRecord:
+class WeightRecord(Zeros):
     """One pruned weight.
 
     Args:
@@ -32,16 +49,6 @@ class WeightRecord:
     zeros: int
     asked: float | None = None
     counted_in: str = "Keras variable"
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of elements that are exactly zero, in [0, 1]."""
-        return self.zeros / self.size if self.size else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +262,7 @@ class PruningReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterRecord:
+class ClusterRecord(Zeros):
     """One weight whose elements share values.
 
     Args:
@@ -274,16 +281,6 @@ class ClusterRecord:
     zeros: int
     asked: int
     per_channel: bool
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of elements that are exactly zero, in [0, 1]."""
-        return self.zeros / self.size if self.size else 0.0
 
     @property
     def index_bits(self) -> int:

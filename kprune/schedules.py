@@ -727,7 +727,7 @@ def _is_late(begin: Moment, end: Moment) -> bool:
 
 
 def plain_step(moment: Moment, fit: FitLength, earliest: int | None = None) -> int:
-    """Returns the step of a moment; see `Schedule.resolve`."""
+    """Returns the step of a moment; see `Timed.resolve`."""
     if isinstance(moment, int):
         return moment
     step = moment.resolve(fit)

@@ -5,7 +5,6 @@ when a step is over and how long training is; all else is here. This module chan
 what is checked and done at a step changes.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +16,11 @@ from kprune.distillation import student_of
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight
-from kprune.layers import mask_of
+from kprune.layers import mask_of, scope_of
 from kprune.notices import Notices
 from kprune.penalties import Penalties
 from kprune.plan import Plan, check_final
 from kprune.regrowth import Regrowth
-from kprune.regularization import Regularization
 from kprune.report import EpochRecord, PruningReport
 from kprune.schedules import FitLength, Schedule, Timed, default_frequency
 from kprune.steps import StepCounter, check_backend
@@ -77,7 +75,7 @@ class MaskUpdates:
         for group in self.groups:
             group.notices = self.notices
         self._look(data, num_batches)
-        with _scope(model):
+        with scope_of(model):
             self.penalties = Penalties(self.groups, steps)
 
     @property
@@ -87,7 +85,7 @@ class MaskUpdates:
         return sum(g.num_pruned for g in groups) / sum(g.size for g in groups)
 
     @property
-    def waiting(self) -> list[Timed | Regularization]:
+    def waiting(self) -> list[Timed]:
         """What is not in plain steps yet: schedules, regrowths, regularizations."""
         timed = [each for g in self.groups for each in (g.schedule, g.regrowth) if each]
         waiting = [each for each in timed if not each.is_resolved]
@@ -166,7 +164,7 @@ class MaskUpdates:
         Args:
             fit: Where the epochs of training lie.
             stride: Steps between two calls of `update`.
-            earliest: See `Schedule.resolve`.
+            earliest: See `Timed.resolve`.
         """
         for group in self.groups:
             if group.schedule is not None:
@@ -189,7 +187,7 @@ class MaskUpdates:
             _check_surplus(group)
         # Up to here nothing was changed.
         averages = self._steps.averages()
-        with _scope(self._model):
+        with scope_of(self._model):
             for weight in self.weights():
                 average = averages.get(id(weight.variable))
                 weight.attach(average, self._steps.optimizers)
@@ -207,15 +205,16 @@ class MaskUpdates:
                 made different masks.
         """
         self._steps.check_optimizer()
-        made = False
+        # Reading it waits for the optimizer's counter.
+        made, moment = False, self._moment
         for group in self.groups:
             if group.schedule is None or not group.schedule.is_resolved:
                 continue
-            update = group.schedule.last_update(self._moment)
+            update = group.schedule.last_update(moment)
             if update is None:
                 continue
             before = group.updated_at
-            group.updated_at = (update, _exchange(group, self._moment))
+            group.updated_at = (update, _exchange(group, moment))
             if group.updated_at != before and _update(group, before):
                 self.note()
                 made = True
@@ -424,12 +423,6 @@ def _adopt_restored(group: Group) -> None:
     regrown = any(weight.num_regrown() for weight in group.weights)
     if regrown and group.num_zeros() >= group.num_pruned:
         group.adopt_zeros()
-
-
-def _scope(model: keras.Model) -> Any:
-    """Returns the scope in which a model's variables are made, one per replica."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:

@@ -3,9 +3,9 @@
 import builtins
 import dataclasses
 import re
-import xml.etree.ElementTree as ElementTree
 
 import pytest
+from pictures import texts
 
 import kprune
 from kprune.report import EpochRecord, GuardRecord, PruningReport, WeightRecord
@@ -28,14 +28,6 @@ def report(**changes):
         "guard": GuardRecord("val_accuracy", 0.01, 0.9, 0.8, False, 2, 20, False, 0.4),
     }
     return PruningReport(**{**values, **changes})
-
-
-def texts(path):
-    root = ElementTree.parse(path).getroot()
-    assert root.tag.endswith("svg")
-    return [
-        "".join(item.itertext()) for item in root.iter() if item.tag.endswith("text")
-    ]
 
 
 def test_a_png_is_a_png(tmp_path):

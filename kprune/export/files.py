@@ -12,6 +12,8 @@ from pathlib import Path
 
 from kprune.export import tflite
 
+_PICTURES = (".png", ".svg")
+
 
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Returns `path` as a `Path` after making sure that a file can be written there.
@@ -55,6 +57,26 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"{error.strerror}. Choose a folder that you may write to."
         ) from error
     return file
+
+
+def picture_path(owner: str, path: str | os.PathLike[str]) -> Path:
+    """Returns where a picture is to be written.
+
+    Raises:
+        ValueError: If it is neither a `.png` nor an `.svg`, or the folder is not there.
+    """
+    path = Path(path)
+    if path.suffix not in _PICTURES:
+        raise ValueError(
+            f"{owner}: `path` must end in {' or '.join(_PICTURES)}. "
+            f"Received {str(path)!r}."
+        )
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"{owner}: the folder of `path` does not exist: {str(path.parent)!r}. "
+            "Create it first."
+        )
+    return path
 
 
 def read_tflite(argument: str, path: str | os.PathLike[str]) -> bytes:

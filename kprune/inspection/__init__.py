@@ -19,13 +19,13 @@ from kprune.axes import Axes
 from kprune.inspection import patterns
 from kprune.model_file import load_model
 from kprune.prunable import candidates
-from kprune.report import FileSize, table
+from kprune.report import FileSize, Zeros, table
 
 _LABELS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightView:
+class WeightView(Zeros):
     """One weight of an inspected model.
 
     Args:
@@ -41,16 +41,6 @@ class WeightView:
     dtype: str
     zeros: int
     pattern: str
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of elements that are zero, in [0, 1]."""
-        return self.zeros / self.size if self.size else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from kprune.export.files import write_together
+from kprune.export.files import picture_path, write_together
 from kprune.structure.plan import LayerWidth, ShrinkPlan
 
-_SUFFIXES = (".png", ".svg")
 _DPI = 130
 _MOST = 150  # Rows that can still be looked at; above it only what changes is drawn.
 _LONGEST, _LINE = 56, 140  # Characters of a name, and of a line.
@@ -41,17 +40,7 @@ def draw(plan: ShrinkPlan, path: str | os.PathLike[str]) -> Path:
         ValueError: If the path has another suffix or cannot be written.
         ImportError: If matplotlib is not installed.
     """
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"draw: `path` must end in {' or '.join(_SUFFIXES)}. "
-            f"Received {str(path)!r}."
-        )
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"draw: the folder of `path` does not exist: {str(path.parent)!r}. "
-            "Create it first."
-        )
+    path = picture_path("draw", path)
     write_together({path: render(plan, path.suffix[1:])})
     return path
 

@@ -2,9 +2,9 @@
 
 import builtins
 import os
-import xml.etree.ElementTree as ElementTree
 
 import pytest
+from pictures import texts
 
 import kprune
 from kprune.structure import picture
@@ -33,14 +33,6 @@ def plan(widths=None, **kwargs):
         "macs_after": 6_213_000,
     }
     return ShrinkPlan(**{**values, **kwargs})
-
-
-def texts(path):
-    root = ElementTree.parse(path).getroot()
-    assert root.tag.endswith("svg")
-    return [
-        "".join(item.itertext()) for item in root.iter() if item.tag.endswith("text")
-    ]
 
 
 def test_a_png_is_a_png(tmp_path):
