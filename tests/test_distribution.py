@@ -55,6 +55,15 @@ def test_replicas_learn_from_a_teacher_as_one_machine_does():
 
 
 @pytest.mark.slow
+def test_replicas_share_the_same_values():
+    found = result(start("clustered.py"))
+    assert found["clustered"] and len(found["kernels"]) == 3
+    assert all(values <= 8 for values, _, _ in found["kernels"])
+    zeros, size = (sum(each[i] for each in found["kernels"]) for i in (1, 2))
+    assert zeros >= 0.499 * size
+
+
+@pytest.mark.slow
 def test_two_workers_make_the_same_masks():
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:

@@ -290,16 +290,6 @@ def test_every_way_to_train_holds_the_values(optimizer, compiling, data):
     assert clustering.report.since is not None
 
 
-def test_replicas_hold_the_values(data):
-    devices = tf.config.list_logical_devices("CPU")
-    strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
-    with strategy.scope():
-        model = compiled(sequential())
-    clustering = kprune.ClusteringCallback(8)
-    model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[clustering])
-    assert clustering.report.clustered
-
-
 def test_wrappers_are_clustered_and_saved(data, tmp_path):
     model = compiled(kprune.prune(sequential(), 0.75))
     clustering = kprune.ClusteringCallback(8)
