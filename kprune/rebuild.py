@@ -114,6 +114,27 @@ def nodes_of(graph: Any, bypass: Mapping[int, int] | None = None) -> list[Any]:
     return kept[::-1]
 
 
+def input_like(
+    tensor: Any, layer: Any, shape: tuple[int | None, ...] | None = None
+) -> Any:
+    """Returns a new input with the names of another one and of its layer.
+
+    Args:
+        tensor: The other one.
+        layer: The layer that it is of.
+        shape: Its shape, with the batch dimension; the other one's by default.
+    """
+    copy = keras.Input(
+        batch_shape=tuple(tensor.shape) if shape is None else shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        optional=layer.optional,
+        name=layer.name,
+    )
+    copy.name = tensor.name  # Exported files name their inputs after it.
+    return copy
+
+
 def plain(operation: Any) -> Any:
     """Returns what a `Pruned` wrapper wraps, or the operation itself."""
     return operation.layer if isinstance(operation, Pruned) else operation
@@ -278,16 +299,7 @@ class _Rebuild:
         return cls(inputs, outputs, name=graph.name)
 
     def _input(self, tensor: Any, layer: Any) -> Any:
-        """Returns the copy of an input, with the names of its layer and its tensor."""
-        copy = keras.Input(
-            batch_shape=self.changes.shape(tensor),
-            dtype=tensor.dtype,
-            sparse=tensor.sparse,
-            optional=layer.optional,
-            name=layer.name,
-        )
-        copy.name = tensor.name  # Exported files name their inputs after it.
-        return copy
+        return input_like(tensor, layer, self.changes.shape(tensor))
 
     def _sequential(self, graph: keras.Sequential) -> keras.Sequential:
         layers: list[Any] = []

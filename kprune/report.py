@@ -360,6 +360,54 @@ class ClusteringReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizedLayer:
+    """What becomes of one layer in a model that is trained to be quantised.
+
+    Args:
+        name: The layer's name in the model that was given.
+        kind: Its class.
+        form: How it is computed: `"int8"` and more, or `"float32"`.
+        reason: Why it stays in float32; empty if it does not.
+    """
+
+    name: str
+    kind: str
+    form: str
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationReport:
+    """What becomes of each layer in a model that is trained to be quantised.
+
+    Args:
+        layers: The layers, in the order of their calls.
+    """
+
+    layers: tuple[QuantizedLayer, ...]
+
+    @property
+    def floats(self) -> tuple[QuantizedLayer, ...]:
+        """The layers that stay in float32."""
+        return tuple(layer for layer in self.layers if layer.reason)
+
+    def to_json(self) -> str:
+        """Returns the report as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                f"{layer.form}{': ' if layer.reason else ''}{layer.reason}",
+            )
+            for layer in self.layers
+        ]
+        return "\n".join(table(("layer", "class", "computed in"), rows))
+
+
+@dataclasses.dataclass(frozen=True)
 class Refusal:
     """Something that cannot be removed, and why.
 

@@ -125,15 +125,20 @@ def plain_copy(model: keras.Model, changes: Changes | None = None) -> keras.Mode
         if has_graph(model)
         else _copy_subclassed(model, changes)
     )
+    return compile_alike(model, plain)
+
+
+def compile_alike(model: keras.Model, copy: keras.Model) -> keras.Model:
+    """Compiles a copy as a model is, with a fresh optimizer, and returns it."""
     if model.compiled and model.optimizer is not None:
         try:
-            plain.compile_from_config(model.get_compile_config())
+            copy.compile_from_config(model.get_compile_config())
         except (ValueError, TypeError) as error:
             warnings.warn(
                 f"The copy of the model is not compiled: {error} Call compile() on it.",
-                stacklevel=3,
+                stacklevel=4,
             )
-    return plain
+    return copy
 
 
 def hold_zeros(model: keras.Model) -> PruningReport:

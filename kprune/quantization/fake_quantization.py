@@ -1,0 +1,483 @@
+"""Keras layers that round as an int8 model does: of weights, and of activations.
+
+What they compute is TensorFlow's own fake quantisation, whose operators the converter
+reads as the ranges of an integer model. This module changes when weights or activations
+are to be rounded in another way.
+
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877, section 3; ranges
+that are learned: Jain et al. 2020, "Trained Quantization Thresholds",
+https://arxiv.org/abs/1903.08066, of which the gradient of the ends is taken, not their
+being powers of two.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.quantization.kernels import (
+    Kernel,
+    convolve_as_image,
+    is_one_dimensional,
+    kernel_of,
+)
+from kprune.rebuild import plain
+
+_LEAST_SHARE = 1e-3
+"""The least range of a channel's weights, as a share of the widest channel's.
+
+What such a channel adds is below a step of the 8 bits of its output. With a range near
+zero its bias, which is stored in steps of the weights', would not fit its 32 bits.
+"""
+
+
+class _Mode:
+    """What is to be computed beside training and inference, while a block runs."""
+
+    deployed = False
+    observing = False
+
+
+@contextlib.contextmanager
+def deployed() -> Iterator[None]:
+    """What is traced has the operators of the integer model alone."""
+    with _switched("deployed"):
+        yield
+
+
+@contextlib.contextmanager
+def observing() -> Iterator[None]:
+    """Nothing is rounded, and the ranges of activations are taken."""
+    with _switched("observing"):
+        yield
+
+
+@contextlib.contextmanager
+def _switched(name: str) -> Iterator[None]:
+    before = getattr(_Mode, name)
+    setattr(_Mode, name, True)
+    try:
+        yield
+    finally:
+        setattr(_Mode, name, before)
+
+
+class _Switched(keras.layers.Layer):
+    """A layer that rounds from a step of training on.
+
+    Its weight `active` says whether that step has come; it is saved with the model.
+    """
+
+    active: keras.Variable
+
+    def add_switch(self) -> None:
+        """Makes the switch; it is on."""
+        self.active = self.add_weight(
+            shape=(), dtype="bool", initializer="ones", trainable=False, name="active"
+        )
+
+    def if_active(self, quantized: Any, plain: Any) -> Any:
+        """Returns what the first function does once rounding has begun."""
+        if _Mode.deployed:
+            return quantized()
+        if _Mode.observing:
+            return plain()
+        import tensorflow as tf
+
+        return tf.cond(tf.convert_to_tensor(self.active.value), quantized, plain)
+
+
+@keras.saving.register_keras_serializable("kprune")
+class FakeQuantize(_Switched):
+    """Rounds activations to the 256 values of a range, which it finds in training.
+
+    Several activations may have the range in common, as TFLite demands of the inputs
+    and outputs of a concatenation: the layer is called on each, with its `index`.
+
+    Args:
+        num_tensors: How many activations share the range.
+        ranges: `"moving_average"`, of the least and the greatest value in each batch;
+            or `"learned"`, by the gradient of the loss.
+        fixed: The ends of a range that is known, e.g. `(0.0, 255 / 256)`; nothing is
+            observed then.
+        momentum: The share of the old average that stays at each step, in [0, 1). The
+            first steps are averaged evenly.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        num_tensors: int = 1,
+        ranges: str = "moving_average",
+        fixed: Sequence[float] | None = None,
+        momentum: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_tensors = num_tensors
+        self.ranges = ranges
+        self.fixed = None if fixed is None else (float(fixed[0]), float(fixed[1]))
+        self.momentum = momentum
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the ends of the range, one pair per activation."""
+        self.add_switch()
+        if self.fixed is None:
+            self.minimum = self._end("minimum", self.ranges == "learned")
+            self.maximum = self._end("maximum", self.ranges == "learned")
+            self.observations = self._end("observations", False)
+            self.frozen = self.add_weight(
+                shape=(),
+                dtype="bool",
+                initializer="zeros",
+                trainable=False,
+                name="frozen",
+            )
+        self.built = True
+
+    def _end(self, name: str, trainable: bool) -> keras.Variable:
+        return self.add_weight(
+            shape=(self.num_tensors,),
+            dtype="float32",
+            autocast=False,
+            initializer="zeros",
+            trainable=trainable,
+            aggregation="mean",
+            name=name,
+        )
+
+    def call(self, inputs: Any, index: int = 0, training: bool | None = None) -> Any:
+        """Returns the rounded activations.
+
+        Args:
+            inputs: Activations of any shape.
+            index: Which of those that share the range they are.
+            training: Whether the range follows them.
+        """
+        import tensorflow as tf
+
+        x = keras.ops.cast(inputs, "float32")
+        learned = self.ranges == "learned" and not _Mode.observing
+        if self.fixed is None and not _Mode.deployed and not learned:
+            if training or _Mode.observing:
+                self._observe(x, index)
+
+        def rounded() -> Any:
+            if self.fixed is not None:
+                low, high = self.fixed
+            else:
+                low = keras.ops.minimum(keras.ops.min(self.minimum), 0.0)
+                high = keras.ops.maximum(keras.ops.max(self.maximum), 0.0)
+            return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
+
+        result = self.if_active(rounded, lambda: x)
+        return keras.ops.cast(result, self.compute_dtype)
+
+    def _observe(self, x: Any, index: int) -> None:
+        ops = keras.ops
+        values = ops.stop_gradient(x)
+        mine = np.arange(self.num_tensors) == index
+        follows = ops.logical_and(mine, ops.logical_not(self.frozen))
+        count = self.observations
+        new = 1.0 - ops.minimum(count / (count + 1.0), self.momentum)
+        for end, value in (
+            (self.minimum, ops.min(values)),
+            (self.maximum, ops.max(values)),
+        ):
+            end.assign(ops.where(follows, end + new * (value - end), end))
+        count.assign(ops.where(follows, count + 1.0, count))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The ends of the range as they are now; both 0 before anything was seen."""
+        if self.fixed is not None:
+            return self.fixed
+        low, high = self.minimum.numpy().min(), self.maximum.numpy().max()
+        return min(float(low), 0.0), max(float(high), 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration; the range is a weight and not part of it."""
+        return {
+            **super().get_config(),
+            "num_tensors": self.num_tensors,
+            "ranges": self.ranges,
+            "fixed": None if self.fixed is None else list(self.fixed),
+            "momentum": self.momentum,
+        }
+
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the shape and type of the inputs."""
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("kprune")
+class QuantizedWeights(_Switched, keras.layers.Wrapper):
+    """Wraps a layer and rounds its weights to int8, symmetric and with exact zeros.
+
+    A convolution has a range per output channel, any other weight one in all, as in
+    TFLite. The layer's own variables stay in float32, and gradients pass the rounding
+    as if it were not there. Where a batch normalisation follows, it belongs to the
+    wrapper: it is folded into the weights before they are rounded, as the converter
+    does.
+
+    In training the normalisation works on the statistics of the batch, and on weights
+    that are rounded in the steps that they will have once it is folded: for a range per
+    channel these are the steps of the weights themselves. (The paper folds the batch's
+    statistics, at the cost of a second convolution.)
+
+    Args:
+        layer: A layer without activation, or a `kprune.Pruned` wrapper of one.
+        batch_norm: The normalisation of its last axis to be folded into it.
+        **kwargs: Arguments of `keras.layers.Layer`. The name is the inner layer's
+            unless another one is given.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        batch_norm: keras.layers.BatchNormalization | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+        self.batch_norm = batch_norm
+        self.supports_masking = layer.supports_masking
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the layer, and the normalisation on what it makes."""
+        super().build(input_shape)
+        if self.batch_norm is not None and not self.batch_norm.built:
+            self.batch_norm.build(self.layer.compute_output_shape(input_shape))
+        self.add_switch()
+        self.built = True
+
+    @property
+    def kernel(self) -> Kernel:
+        """The weight that is rounded."""
+        return kernel_of(self.layer)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns what the layer makes with rounded weights, normalised."""
+        norm = self.batch_norm
+        if norm is None:
+            return self._with(inputs, self._rounded())
+        if training and norm.trainable:
+            return norm(self._with(inputs, self._rounded()), training=True)
+        return self.if_active(
+            lambda: self._folded(inputs),
+            lambda: norm(self._with(inputs, None), training=False),
+        )
+
+    def _rounded(self) -> Any:
+        """Returns the weights as they are computed with, before normalisation."""
+        kernel = self.kernel
+        weight = self._weight()
+
+        def quantized() -> Any:
+            if self.batch_norm is None or kernel.per_channel:
+                return passing(round_weight, weight, kernel)
+            scale = kernel.along_outputs(_folding(self.batch_norm).scale)
+
+            def folded(weight: Any, kernel: Kernel) -> Any:
+                rounded = round_weight(weight * scale, kernel)
+                safe = keras.ops.where(scale == 0, 1.0, scale)
+                return keras.ops.where(scale == 0, weight, rounded / safe)
+
+            return passing(folded, weight, kernel)
+
+        return self.if_active(quantized, lambda: weight)
+
+    def _weight(self) -> Any:
+        weight = keras.ops.cast(self.kernel.variable, "float32")
+        if _Mode.deployed and is_one_dimensional(self.layer):
+            return weight[None]  # Before it is rounded: the converter wants it so.
+        return weight
+
+    def _folded(self, inputs: Any) -> Any:
+        """Returns what the layer makes with the normalisation in its weights."""
+        kernel, fold = self.kernel, _folding(self.batch_norm)
+        scale = kernel.along_outputs(fold.scale)
+        weight = passing(round_weight, self._weight() * scale, kernel)
+        if kernel.bias is not None:
+            return self._with(inputs, weight, fold.offset + fold.scale * kernel.bias)
+        made = self._with(inputs, weight)
+        return made + keras.ops.cast(fold.offset, made.dtype)
+
+    def _with(self, inputs: Any, weight: Any, bias: Any = None) -> Any:
+        """Calls the layer with other values in the place of its weights."""
+        if _Mode.deployed and is_one_dimensional(self.layer):
+            return convolve_as_image(plain(self.layer), inputs, weight, bias)
+        kernel, values = self.kernel, []
+        if weight is not None:
+            values.append((kernel.variable, weight))
+        if bias is not None:
+            values.append((kernel.bias, bias))
+        with keras.StatelessScope(state_mapping=values):
+            return self.layer(inputs)
+
+    def compute_output_spec(self, inputs: Any, **kwargs: Any) -> Any:
+        """Returns the shape and type that the layer makes."""
+        return self.layer.compute_output_spec(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration, with that of the normalisation."""
+        norm = self.batch_norm
+        saved = None if norm is None else keras.saving.serialize_keras_object(norm)
+        return {**super().get_config(), "batch_norm": saved}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "QuantizedWeights":
+        """Returns the wrapper that `get_config` described."""
+        config = dict(config)
+        for name in ("layer", "batch_norm"):
+            if config[name] is not None:
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("kprune")
+class QuantizedScaling(keras.layers.Wrapper):
+    """Wraps what multiplies each channel by a number and adds another one.
+
+    TFLite has no such operator: on the device it is a depthwise convolution of one
+    pixel, with a range per channel, so that the numbers keep their precision.
+
+    Args:
+        layer: A `BatchNormalization`, `Rescaling` or `Normalization` of the last axis.
+        **kwargs: Arguments of `keras.layers.Layer`. The name is the inner layer's
+            unless another one is given.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+        self.supports_masking = layer.supports_masking
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns what the layer makes; in another way on the device."""
+        if not _Mode.deployed:
+            if isinstance(self.layer, keras.layers.BatchNormalization):
+                return self.layer(inputs, training=training)
+            return self.layer(inputs)
+        return self._convolved(inputs)
+
+    def _convolved(self, inputs: Any) -> Any:
+        ops, shape = keras.ops, inputs.shape
+        fold = _of_scaling(self.layer, shape[-1])
+        pixels = ops.reshape(inputs, (-1, *_two(shape[1:-1]), shape[-1]))
+        ends = ops.where(fold.scale == 0, 1.0, ops.abs(fold.scale))
+        # In this shape, and in no other, the converter knows the axis of the ranges.
+        kernel = _round_channels(ops.reshape(fold.scale, (1, 1, 1, -1)), ends)
+        kernel = ops.reshape(kernel, (1, 1, -1, 1))
+        made = ops.depthwise_conv(pixels, kernel, padding="valid") + fold.offset
+        return ops.reshape(made, (-1, *shape[1:]))
+
+    def compute_output_spec(self, inputs: Any, **kwargs: Any) -> Any:
+        """Returns the shape and type that the layer makes."""
+        return self.layer.compute_output_spec(inputs)
+
+
+def _two(window: Sequence[int]) -> tuple[int, int]:
+    """Returns the sides of an image with as many pixels."""
+    return math.prod(window[:1]), math.prod(window[1:])
+
+
+def _of_scaling(layer: keras.layers.Layer, channels: int) -> "_Folding":
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return _folding(layer)
+    if isinstance(layer, keras.layers.Normalization):
+        mean, deviation = np.asarray(layer.mean), np.sqrt(np.asarray(layer.variance))
+        scale = 1 / np.maximum(deviation, keras.config.epsilon())
+        scale, offset = scale, -mean * scale
+        if layer.invert:
+            scale, offset = deviation, mean
+    else:
+        scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    scale, offset = (
+        np.broadcast_to(np.reshape(each, -1).astype("float32"), (channels,))
+        for each in (scale, offset)
+    )
+    return _Folding(keras.ops.convert_to_tensor(scale), offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folding:
+    """A batch normalisation in inference: what it multiplies by, and what it adds."""
+
+    scale: Any
+    offset: Any
+
+
+def _folding(norm: keras.layers.BatchNormalization) -> _Folding:
+    variance = keras.ops.cast(norm.moving_variance, "float32")
+    mean = keras.ops.cast(norm.moving_mean, "float32")
+    scale = keras.ops.rsqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale = scale * keras.ops.cast(norm.gamma, "float32")
+    offset = -mean * scale
+    if norm.center:
+        offset = offset + keras.ops.cast(norm.beta, "float32")
+    return _Folding(scale, offset)
+
+
+def passing(rounding: Any, weight: Any, kernel: Kernel) -> Any:
+    """Returns what a rounding makes of a weight, with the gradient of the weight.
+
+    TensorFlow's own gradient is zero outside of the range, to which the largest weight
+    of a channel may belong by an error of rounding.
+    """
+    if _Mode.deployed:
+        return rounding(weight, kernel)
+    return weight + keras.ops.stop_gradient(rounding(weight, kernel) - weight)
+
+
+def round_weight(weight: Any, kernel: Kernel) -> Any:
+    """Returns a weight rounded to the 255 values of int8 that lie around zero.
+
+    Args:
+        weight: Values of the kernel's shape, float32.
+        kernel: What its axes are.
+    """
+    import tensorflow as tf
+
+    ops = keras.ops
+    if not kernel.per_channel:
+        end = ops.stop_gradient(ops.max(ops.abs(weight)))
+        end = ops.where(end == 0, 1.0, end)
+        return tf.quantization.fake_quant_with_min_max_vars(
+            weight, -end, end, num_bits=8, narrow_range=True
+        )
+    flat = kernel.outputs_last(weight)
+    ends = ops.stop_gradient(
+        ops.max(ops.abs(flat), axis=tuple(range(len(flat.shape) - 1)))
+    )
+    widest = ops.max(ends)
+    ends = ops.maximum(ends, ops.where(widest == 0, 1.0, _LEAST_SHARE * widest))
+    return ops.reshape(_round_channels(flat, ends), weight.shape)
+
+
+def _round_channels(values: Any, ends: Any) -> Any:
+    """Returns values rounded with a range per entry of the last axis."""
+    import tensorflow as tf
+
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        values, -ends, ends, num_bits=8, narrow_range=True
+    )
+
+
+def switches(model: keras.layers.Layer) -> list[_Switched]:
+    """Returns the layers of a model that round, at any depth."""
+    layers = model._flatten_layers(include_self=True, recursive=True)
+    return [layer for layer in layers if isinstance(layer, _Switched)]
