@@ -183,10 +183,33 @@ def narrow_widths(share: float) -> tuple[int, ...]:
     return next(widths for widths in scaled if resnet8_macs(widths) <= most)
 
 
+def dscnn(keras: Any, channels: int = 64) -> Any:
+    """Returns depthwise separable convolutions as keyword spotting has, 22,602 weights.
+
+    They are MLPerf Tiny's, for these images.
+    """
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((28, 28, 1))])
+
+    def normalised(layer: Any) -> None:
+        model.add(layer)
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+
+    normalised(layers.Conv2D(channels, 3, strides=2, padding="same", use_bias=False))
+    for _ in range(4):
+        normalised(layers.DepthwiseConv2D(3, padding="same", use_bias=False))
+        normalised(layers.Conv2D(channels, 1, use_bias=False))
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(10))
+    return model
+
+
 NETWORKS: dict[str, Callable[[Any], Any]] = {
     "cnn": cnn,
     "allconv": allconv,
     "small allconv": small_allconv,
+    "dscnn": dscnn,
     "resnet8": resnet8,
     "resnet8 half": functools.partial(resnet8, widths=narrow_widths(0.5)),
     "resnet8 quarter": functools.partial(resnet8, widths=narrow_widths(0.25)),

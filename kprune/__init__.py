@@ -49,9 +49,16 @@ from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
+from kprune.quantization import QuantizationCallback, quantize_aware
 from kprune.regrowth import SET, Regrowth, RigL
 from kprune.regularization import BatchNormL1, GroupLasso, Regularization
-from kprune.report import BenchReport, ClusteringReport, PruningReport, Report
+from kprune.report import (
+    BenchReport,
+    ClusteringReport,
+    PruningReport,
+    QuantizationReport,
+    Report,
+)
 from kprune.rewinding import RewindCallback
 from kprune.schedules import (
     ConstantSparsity,
@@ -113,6 +120,8 @@ __all__ = [
     "PruningReport",
     "PruningSummaries",
     "PruningWarning",
+    "QuantizationCallback",
+    "QuantizationReport",
     "Random",
     "Regrowth",
     "Regularization",
@@ -143,6 +152,7 @@ __all__ = [
     "plot_fit",
     "prepare",
     "prune",
+    "quantize_aware",
     "register_coupling",
     "register_prunable",
     "release",

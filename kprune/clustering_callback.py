@@ -9,9 +9,10 @@ from typing import Any
 import keras
 
 from kprune.layers import scope_of
+from kprune.moments import Moments
 from kprune.notices import Notices
 from kprune.report import ClusteringReport
-from kprune.schedules import FitFraction, Moment, check_moment, plain_step
+from kprune.schedules import FitFraction, Moment, check_moment
 from kprune.shared import SharedWeight
 from kprune.sharing import find, settings_of
 from kprune.steps import StepCounter, check_backend, check_given
@@ -134,8 +135,8 @@ class ClusteringCallback(keras.callbacks.Callback):
         """Learns the length of an epoch, and clusters again what was set back."""
         if self._weights is None:
             return
-        if self._begin_at is None:
-            self._place(self._steps.num_batches, self._steps.now)
+        if self._moments.learn():
+            self._check_reached()
         self._update()
         for said in self._share_again():
             self._notices.warn(said)
@@ -151,15 +152,14 @@ class ClusteringCallback(keras.callbacks.Callback):
         check_backend("ClusteringCallback")
         self._notices = Notices()
         self._since: int | None = None
-        self._begin_at: int | None = None
         found = find(
             "ClusteringCallback", self.model, self._settings, self._only, self._skip
         )
-        batches = self.params.get("steps")
-        if batches is None:
-            self._check_unknown_length()
-        else:
-            self._place(batches)
+        wanted = {"begin_step": self._begin_step}
+        self._moments = Moments(
+            "ClusteringCallback", wanted, self._steps, self._initial_epoch, self.params
+        )
+        self._check_reached()
         weights = [SharedWeight(site, self._settings) for site in found.sites]
         # Up to here nothing was changed.
         averages = self._steps.averages()
@@ -173,37 +173,22 @@ class ClusteringCallback(keras.callbacks.Callback):
         self._share([weight for weight in weights if weight.is_clustered])
         self._update()
 
-    def _check_unknown_length(self) -> None:
-        if isinstance(self._begin_step, int):
-            self._begin_at = self._begin_step
-        elif self._initial_epoch > 0 or self.params.get("epochs", 1) < 2:
-            raise ValueError(
-                f"ClusteringCallback: begin_step={self._begin_step} counts in epochs "
-                "or fractions of the fit, and the number of batches in an epoch is not "
-                "known. It is learned in the first epoch of a fresh fit of several "
-                "epochs only. Say fit(steps_per_epoch=...), give the data set its "
-                "length with tf.data.experimental.assert_cardinality, or give "
-                "begin_step as a step."
-            )
-
-    def _place(self, batches: int, earliest: int | None = None) -> None:
-        """Puts the begin in plain steps; warns if the fit does not reach it."""
-        epochs = self.params.get("epochs", 1)
-        fit = self._steps.fit_length(self._initial_epoch, batches, epochs)
-        self._begin_at = plain_step(self._begin_step, fit, earliest)
-        last = fit.step_at(fit.epochs)
-        if self._begin_at > last:
+    def _check_reached(self) -> None:
+        """Warns if the fit ends before values are shared."""
+        last, begin = self._moments.last, self._moments.at.get("begin_step", 0)
+        if last is not None and begin > last:
             self._notices.warn(
                 f"This fit ends at step {last}, and clustering begins after step "
-                f"{self._begin_at}: values will not be shared. Train longer, or give "
+                f"{begin}: values will not be shared. Train longer, or give "
                 "an earlier begin_step, such as kprune.FitFraction(0.75)."
             )
 
     def _update(self) -> None:
         """Lets values be shared if it is time, and they are not yet."""
         waiting = [w for w in self._weights or [] if not w.active]
-        if self._since is None and self._begin_at is not None:
-            if self._steps.now >= self._begin_at or not waiting:
+        known = "begin_step" in self._moments.at
+        if self._since is None and known:
+            if self._moments.is_due("begin_step") or not waiting:
                 self._since = self._steps.now
                 self._share(waiting)
 

@@ -47,6 +47,7 @@ from kprune.export.tflm import (
     check_seconds,
 )
 from kprune.export.tflm import run as run_in_tflm
+from kprune.export.trained import check_trained, is_trained
 from kprune.export.unrolling import without_loops
 from kprune.report import (
     FileSize,
@@ -103,11 +104,12 @@ def export(
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
             default `"dynamic"` for android, which needs no data, `"int8"` for
             microcontrollers, which have no other small form, and `"none"` otherwise.
+            A model of `kprune.quantize_aware` is `"int8"` in any case.
         representative_data: Inputs as the device will see them: an array; a tuple, list
             or dict of arrays for several inputs; a `tf.data.Dataset` or an iterable of
             batches. Needed for `"int8"` and `"int16x8"`, whose ranges are calibrated
-            on it, and used to compare outputs. Without it, outputs are compared on
-            random inputs, and the report says so.
+            on it unless the model was trained for int8, and used to compare outputs.
+            Without it, outputs are compared on random inputs, and the report says so.
         dense: What sizes are compared with: the dense model (converted to float32) or a
             `.tflite` file. By default this model's own float32 file with random values
             in place of the zeros.
@@ -154,9 +156,11 @@ def export(
     if not isinstance(model, keras.Model):
         raise TypeError(options.not_a_model("model", model))
     file = check_path(path)
-    chosen, quantization = choose(target, quantization)
+    chosen, quantization = choose(target, check_trained(model, quantization))
     chosen = limited(chosen, flash, arena)
-    options.check(quantization, representative_data, num_samples, tolerance)
+    if not is_trained(model):
+        options.check_data(quantization, representative_data)
+    options.check_numbers(num_samples, tolerance)
     options.check_encoding(encode, decoding_bytes, chosen, quantization)
     check_seconds("run_seconds", run_seconds)
     label_names = options.read_labels(labels, chosen, c_source)

@@ -23,6 +23,7 @@ from kprune.export.interface import Interface
 from kprune.export.quiet import captured_output, last_lines
 from kprune.export.samples import Samples
 from kprune.export.targets import NEEDS_DATA
+from kprune.export.trained import is_trained, traced_for
 
 
 def check_backend() -> None:
@@ -49,7 +50,8 @@ def convert(
         interface: The model's inputs, outputs and call.
         model: The model, which owns the variables. It is not changed.
         quantization: A key of `targets.QUANTIZATIONS`.
-        samples: What to calibrate on; needed by "int8" and "int16x8" only.
+        samples: What to calibrate on; needed by "int8" and "int16x8" only, unless the
+            model was trained for int8.
         integer_io: Whether a file with integer activations also has integer inputs and
             outputs.
         sparse: Whether weights of which at least three in ten are zero are stored
@@ -65,7 +67,8 @@ def convert(
         failure: Exception | None = None
         with captured_output() as printed:
             try:
-                _trace(interface, model, folder / "saved_model")
+                with traced_for(quantization):
+                    _trace(interface, model, folder / "saved_model")
             # Whatever it raises (its own error types, RuntimeError, TypeError ...) is
             # told below in one form.
             except Exception as error:
@@ -75,6 +78,7 @@ def convert(
             raise _refused(words, printed.text, model, quantization) from failure
         settings = {
             "quantization": quantization,
+            "trained": is_trained(model),
             "inputs": {item.name: item.dtype for item in interface.inputs},
             "integer_io": integer_io,
             "sparse": sparse,

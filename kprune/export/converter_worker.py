@@ -7,7 +7,8 @@ as the converter does on some models.
 It reads lines of JSON from standard input, each the path of a folder with these files:
     saved_model: a folder, the traced model.
     samples.npz: "arr_0", "arr_1", ...: one array per input, to calibrate on.
-    settings.json: "quantization"; the data types of "inputs" by name; "integer_io";
+    settings.json: "quantization"; whether the model has been "trained" for it, so that
+        its ranges are in its graph; the data types of "inputs" by name; "integer_io";
         "sparse", whether weights are stored without their zeros.
 It writes model.tflite there, or error.txt; and printed.txt, what TensorFlow printed.
 Its answers on standard output are lines of JSON: {"step": what it begins to do}, and in
@@ -108,11 +109,12 @@ def _convert(folder: Path, tell: Callable[[str], None]) -> None:
     }
     if quantization in integer:
         operators, io_type = integer[quantization]
-        samples = _samples(folder / "samples.npz", settings["inputs"])
-        converter.representative_dataset = lambda: _rows(samples, tell)
-        # Second choice for operators without an integer kernel, instead of a failure;
-        # the report names them.
-        converter.target_spec.supported_ops = [operators, ops.TFLITE_BUILTINS]
+        if not settings["trained"]:
+            samples = _samples(folder / "samples.npz", settings["inputs"])
+            converter.representative_dataset = lambda: _rows(samples, tell)
+            # Second choice for operators without an integer kernel, instead of a
+            # failure; the report names them.
+            converter.target_spec.supported_ops = [operators, ops.TFLITE_BUILTINS]
         if settings["integer_io"]:
             converter.inference_input_type = io_type
             converter.inference_output_type = io_type

@@ -27,17 +27,19 @@ def not_a_model(argument: str, value: Any) -> str:
     )
 
 
-def check(
-    quantization: str, data: Any, num_samples: int, tolerance: float | None
-) -> None:
-    """Refuses data that is missing, and numbers that are out of range."""
+def check_data(quantization: str, data: Any) -> None:
+    """Refuses data that is missing."""
     if data is None and quantization in NEEDS_DATA:
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`: some hundred "
             "inputs as the device will see them, for instance "
             "representative_data=x_train[:200]. Only quantization='none', 'float16' "
-            "and 'dynamic' do without."
+            "and 'dynamic' do without, and models of kprune.quantize_aware."
         )
+
+
+def check_numbers(num_samples: int, tolerance: float | None) -> None:
+    """Refuses numbers that are out of range."""
     if not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(
             f"`num_samples` must be an integer of at least 1. Received: {num_samples}."

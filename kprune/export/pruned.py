@@ -16,6 +16,7 @@ import numpy as np
 from kprune.export import matching
 from kprune.export.tflite import TFLiteFile
 from kprune.layers import mask_of
+from kprune.quantization.fake_quantization import FakeQuantize, switches
 from kprune.report import WeightRecord
 
 
@@ -59,11 +60,17 @@ def weights_of(model: keras.Model) -> list[Weight]:
 def parameters(model: keras.Model) -> tuple[int, int]:
     """Returns how many parameters a model has, and how many are not zero.
 
-    Masks and the state of random generators are no parameters.
+    Masks, the state of random generators and ranges of quantisation are no parameters.
     """
     total = nonzero = 0
+    ranges = {
+        id(variable)
+        for layer in switches(model)
+        if isinstance(layer, FakeQuantize)
+        for variable in layer.variables
+    }
     for variable in model.weights:
-        if "float" in variable.dtype:
+        if "float" in variable.dtype and id(variable) not in ranges:
             value = variable.numpy()
             total += value.size
             nonzero += int(np.count_nonzero(value))

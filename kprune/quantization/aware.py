@@ -16,7 +16,7 @@ from kprune.naming import matches, unknown
 from kprune.notices import Notices
 from kprune.prunable import candidates
 from kprune.quantization import roles
-from kprune.quantization.calls import Call, Flow, Value, written_out
+from kprune.quantization.calls import Call, Flow, Value, put, written_out
 from kprune.quantization.fake_quantization import (
     FakeQuantize,
     QuantizedScaling,
@@ -252,10 +252,12 @@ class _Plan:
     def _fuse_relus(self) -> None:
         """Finds the ReLUs that are part of what comes before them."""
         self.fused: set[int] = set()
+        self.nonnegative: set[Value] = set()
         for call in self.flow.calls:
             if self.role(call).kind != roles.RELU:
                 continue
             (x,) = call.inputs
+            self.nonnegative.update(call.outputs)
             before = self.makers.get(x)
             if (
                 before is not None
@@ -269,37 +271,32 @@ class _Plan:
     def _part_fixed(self) -> None:
         """Rounds anew what has a fixed range where others have to share one with it."""
         for call in list(self.flow.calls):
-            inputs = call.inputs
-            if self.role(call).kind != roles.SAME or len(set(inputs)) < 2:
-                continue
-            for value in inputs:
-                maker = self._origin(value)
-                if maker is None or self.role(maker).kind != roles.FIXED:
-                    continue
-                again = Value(value.dtype)
-                name = f"{call.operation.name}_of_{maker.operation.name}"
-                step = Call(
-                    L.Identity(name=name), (value,), {}, (again,), (), maker.name
-                )
-                self.roles[id(step)] = Role(roles.AGAIN)
-                self.makers[again] = step
-                self.flow.calls.insert(self.flow.calls.index(call), step)
-                swap = {value: again}
-                call.args, call.kwargs = keras.tree.map_structure(
-                    lambda leaf, swap=swap: (
-                        swap.get(leaf, leaf) if isinstance(leaf, Value) else leaf
-                    ),
-                    (call.args, call.kwargs),
-                )
+            inputs = set(call.inputs)
+            if self.role(call).kind == roles.SAME and len(inputs) > 1:
+                for value in inputs:
+                    self._part(call, value)
 
-    def _origin(self, value: Value) -> Call | None:
-        """Returns the call whose range a value has, if it is a single one."""
+    def _part(self, taker: Call, value: Value) -> None:
         maker = self.makers.get(value)
-        while maker is not None and len(maker.inputs) == 1:
-            if self.role(maker).kind not in (roles.SAME, roles.ROUNDED, roles.NOTHING):
-                break
-            maker = self.makers.get(maker.inputs[0])
-        return maker
+        while maker is not None and self._follows(maker) and len(maker.inputs) == 1:
+            taker, value = maker, maker.inputs[0]
+            maker = self.makers.get(value)
+        if maker is None or self.role(maker).kind != roles.FIXED:
+            return
+        again = Value(value.dtype)
+        layer = L.Identity(name=f"{maker.operation.name}_for_{taker.operation.name}")
+        step = Call(layer, (value,), {}, (again,), (), maker.name)
+        self.roles[id(step)] = Role(roles.AGAIN)
+        self.makers[again] = step
+        self.flow.calls.insert(self.flow.calls.index(taker), step)
+        taker.args, taker.kwargs = put(
+            {v: again if v is value else v for v in taker.inputs},
+            (taker.args, taker.kwargs),
+        )
+
+    def _follows(self, call: Call) -> bool:
+        """Returns whether what a call makes has the range of what it takes."""
+        return self.role(call).kind in (roles.SAME, roles.ROUNDED, roles.NOTHING)
 
     def _groups(self) -> dict[Value, "_Group"]:
         """Returns for each value that is rounded its range."""
@@ -312,11 +309,10 @@ class _Plan:
 
         touched = set()
         for call in self.flow.calls:
-            kind = self.role(call).kind
-            if kind in (roles.SAME, roles.ROUNDED, roles.NOTHING):
+            if self._follows(call):
                 for value in call.inputs:
                     root[find(value)] = find(call.outputs[0])
-            elif kind != roles.FLOAT:
+            elif self.role(call).kind != roles.FLOAT:
                 touched.update([*call.inputs, *call.outputs])
         wanted = {find(value) for value in touched}
         members: dict[Value, list[Value]] = {}
@@ -326,7 +322,8 @@ class _Plan:
         groups = {}
         for values_ in members.values():
             fixed = [self.role(self.makers[v]).range for v in values_ if self._fixed(v)]
-            group = _Group(tuple(values_), fixed[0] if fixed else None)
+            nonnegative = all(value in self.nonnegative for value in values_)
+            group = _Group(tuple(values_), fixed[0] if fixed else None, nonnegative)
             groups |= dict.fromkeys(values_, group)
         return groups
 
@@ -371,10 +368,12 @@ class _Group:
     Args:
         values: Those of them that are rounded where they are made.
         range: Its ends where TFLite prescribes them.
+        nonnegative: Whether none of the values can be below zero.
     """
 
     values: tuple[Value, ...]
     range: tuple[float, float] | None
+    nonnegative: bool
 
 
 def _form(call: Call, role: Role) -> str:
@@ -411,21 +410,15 @@ class _Builder:
         exact: dict[Value, Any] = dict(zip(flow.inputs, inputs, strict=True))
         rounded = {value: self._rounded(value, exact[value]) for value in flow.inputs}
 
-        def put(structure: Any, tensors: dict[Value, Any]) -> Any:
-            return keras.tree.map_structure(
-                lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf,
-                structure,
-            )
-
         for call in flow.calls:
             # The converter makes nothing of a value that is rounded twice.
             again = self.plan.role(call).kind == roles.AGAIN
-            args, kwargs = put((call.args, call.kwargs), exact if again else rounded)
+            args, kwargs = put(exact if again else rounded, (call.args, call.kwargs))
             made = keras.tree.flatten(self._layer(call)(*args, **kwargs))
             for value, tensor in zip(call.outputs, made, strict=True):
                 exact[value] = tensor
                 rounded[value] = self._rounded(value, tensor)
-        outputs = put(flow.outputs, rounded)
+        outputs = put(rounded, flow.outputs)
         structure = keras.tree.pack_sequence_as(flow.input_structure, inputs)
         return keras.Model(structure, outputs, name=name)
 
@@ -453,6 +446,7 @@ class _Builder:
                 self.ranges,
                 group.range,
                 self.momentum,
+                group.nonnegative,
                 name=name,
                 dtype=tensor.dtype,
             )

@@ -93,6 +93,13 @@ class Flow:
         return {value: call for call in self.calls for value in call.outputs}
 
 
+def put(tensors: Mapping[Value, Any], structure: Any) -> Any:
+    """Returns a structure with what stands for each value in its place."""
+    return keras.tree.map_structure(
+        lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, structure
+    )
+
+
 def written_out(model: keras.Model) -> Flow:
     """Returns a model as calls of copies of its layers; the model is not changed."""
     return _Writer().model(model)

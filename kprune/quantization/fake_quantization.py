@@ -37,59 +37,65 @@ zero its bias, which is stored in steps of the weights', would not fit its 32 bi
 
 
 class _Mode:
-    """What is to be computed beside training and inference, while a block runs."""
+    """What is computed beside training and inference, while a block runs."""
 
-    deployed = False
-    observing = False
+    now = ""
 
 
-@contextlib.contextmanager
-def deployed() -> Iterator[None]:
+_DEPLOYED, _OBSERVING, _PLAIN = "deployed", "observing", "plain"
+
+
+def deployed() -> contextlib.AbstractContextManager[None]:
     """What is traced has the operators of the integer model alone."""
-    with _switched("deployed"):
-        yield
+    return _mode(_DEPLOYED)
 
 
-@contextlib.contextmanager
-def observing() -> Iterator[None]:
+def observing() -> contextlib.AbstractContextManager[None]:
     """Nothing is rounded, and the ranges of activations are taken."""
-    with _switched("observing"):
-        yield
+    return _mode(_OBSERVING)
+
+
+def unrounded() -> contextlib.AbstractContextManager[None]:
+    """Nothing is rounded."""
+    return _mode(_PLAIN)
 
 
 @contextlib.contextmanager
-def _switched(name: str) -> Iterator[None]:
-    before = getattr(_Mode, name)
-    setattr(_Mode, name, True)
+def _mode(name: str) -> Iterator[None]:
+    before, _Mode.now = _Mode.now, name
     try:
         yield
     finally:
-        setattr(_Mode, name, before)
+        _Mode.now = before
 
 
 class _Switched(keras.layers.Layer):
     """A layer that rounds from a step of training on.
 
-    Its weight `active` says whether that step has come; it is saved with the model.
+    Both switches are read where a step is traced, so that they cost nothing in it; they
+    are part of the configuration, and so of a saved model.
+
+    Args:
+        active: Whether it rounds.
+        frozen: Whether what it learns beside gradients stays as it is: ranges, and the
+            statistics of normalisation.
+        **kwargs: Arguments of `keras.layers.Layer`.
     """
 
-    active: keras.Variable
+    def __init__(
+        self, *args: Any, active: bool = True, frozen: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.active, self.frozen = active, frozen
 
-    def add_switch(self) -> None:
-        """Makes the switch; it is on."""
-        self.active = self.add_weight(
-            shape=(), dtype="bool", initializer="ones", trainable=False, name="active"
-        )
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds in what is computed now."""
+        return self.active if not _Mode.now else _Mode.now == _DEPLOYED
 
-    def if_active(self, quantized: Any, plain: Any) -> Any:
-        """Returns what the first function does once rounding has begun."""
-        if _Mode.deployed:
-            return quantized()
-        if _Mode.observing:
-            return plain()
-        import tensorflow as tf
-
-        return tf.cond(tf.convert_to_tensor(self.active.value), quantized, plain)
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration, with the switches as they are."""
+        return {**super().get_config(), "active": self.active, "frozen": self.frozen}
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -107,6 +113,8 @@ class FakeQuantize(_Switched):
             observed then.
         momentum: The share of the old average that stays at each step, in [0, 1). The
             first steps are averaged evenly.
+        nonnegative: Whether activations are never below zero, as after a ReLU, so that
+            the lower end need not be looked for: that saves half of the time.
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
@@ -116,6 +124,7 @@ class FakeQuantize(_Switched):
         ranges: str = "moving_average",
         fixed: Sequence[float] | None = None,
         momentum: float = 0.99,
+        nonnegative: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -123,22 +132,16 @@ class FakeQuantize(_Switched):
         self.ranges = ranges
         self.fixed = None if fixed is None else (float(fixed[0]), float(fixed[1]))
         self.momentum = momentum
+        self.nonnegative = nonnegative
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         """Makes the ends of the range, one pair per activation."""
-        self.add_switch()
         if self.fixed is None:
-            self.minimum = self._end("minimum", self.ranges == "learned")
+            if not self.nonnegative:
+                self.minimum = self._end("minimum", self.ranges == "learned")
             self.maximum = self._end("maximum", self.ranges == "learned")
             self.observations = self._end("observations", False)
-            self.frozen = self.add_weight(
-                shape=(),
-                dtype="bool",
-                initializer="zeros",
-                trainable=False,
-                name="frozen",
-            )
         self.built = True
 
     def _end(self, name: str, trainable: bool) -> keras.Variable:
@@ -160,46 +163,44 @@ class FakeQuantize(_Switched):
             index: Which of those that share the range they are.
             training: Whether the range follows them.
         """
+        x = keras.ops.cast(inputs, "float32")
+        follows = training and not self.frozen and self.ranges != "learned"
+        if self.fixed is None and (
+            _Mode.now == _OBSERVING or (follows and not _Mode.now)
+        ):
+            self._observe(x, index)
+        return keras.ops.cast(self._rounded(x), self.compute_dtype)
+
+    def _rounded(self, x: Any) -> Any:
         import tensorflow as tf
 
-        x = keras.ops.cast(inputs, "float32")
-        learned = self.ranges == "learned" and not _Mode.observing
-        if self.fixed is None and not _Mode.deployed and not learned:
-            if training or _Mode.observing:
-                self._observe(x, index)
-
-        def rounded() -> Any:
-            if self.fixed is not None:
-                low, high = self.fixed
-            else:
+        if not self.rounds:
+            return x
+        if self.fixed is not None:
+            low, high = self.fixed
+        else:
+            low, high = 0.0, keras.ops.maximum(keras.ops.max(self.maximum), 0.0)
+            if not self.nonnegative:
                 low = keras.ops.minimum(keras.ops.min(self.minimum), 0.0)
-                high = keras.ops.maximum(keras.ops.max(self.maximum), 0.0)
-            return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
-
-        result = self.if_active(rounded, lambda: x)
-        return keras.ops.cast(result, self.compute_dtype)
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
     def _observe(self, x: Any, index: int) -> None:
-        ops = keras.ops
+        ops, count = keras.ops, self.observations
         values = ops.stop_gradient(x)
-        mine = np.arange(self.num_tensors) == index
-        follows = ops.logical_and(mine, ops.logical_not(self.frozen))
-        count = self.observations
-        new = 1.0 - ops.minimum(count / (count + 1.0), self.momentum)
-        for end, value in (
-            (self.minimum, ops.min(values)),
-            (self.maximum, ops.max(values)),
-        ):
-            end.assign(ops.where(follows, end + new * (value - end), end))
-        count.assign(ops.where(follows, count + 1.0, count))
+        mine = (np.arange(self.num_tensors) == index).astype("float32")
+        new = mine * (1.0 - ops.minimum(count / (count + 1.0), self.momentum))
+        if not self.nonnegative:
+            self.minimum.assign_add(new * (ops.min(values) - self.minimum))
+        self.maximum.assign_add(new * (ops.max(values) - self.maximum))
+        count.assign_add(mine)
 
     @property
     def range(self) -> tuple[float, float]:
         """The ends of the range as they are now; both 0 before anything was seen."""
         if self.fixed is not None:
             return self.fixed
-        low, high = self.minimum.numpy().min(), self.maximum.numpy().max()
-        return min(float(low), 0.0), max(float(high), 0.0)
+        low = 0.0 if self.nonnegative else float(self.minimum.numpy().min())
+        return min(low, 0.0), max(float(self.maximum.numpy().max()), 0.0)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration; the range is a weight and not part of it."""
@@ -209,6 +210,7 @@ class FakeQuantize(_Switched):
             "ranges": self.ranges,
             "fixed": None if self.fixed is None else list(self.fixed),
             "momentum": self.momentum,
+            "nonnegative": self.nonnegative,
         }
 
     def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -255,7 +257,6 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
         super().build(input_shape)
         if self.batch_norm is not None and not self.batch_norm.built:
             self.batch_norm.build(self.layer.compute_output_shape(input_shape))
-        self.add_switch()
         self.built = True
 
     @property
@@ -268,35 +269,32 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
         norm = self.batch_norm
         if norm is None:
             return self._with(inputs, self._rounded())
-        if training and norm.trainable:
+        learns = training and norm.trainable and not self.frozen
+        if learns and not _Mode.now:
             return norm(self._with(inputs, self._rounded()), training=True)
-        return self.if_active(
-            lambda: self._folded(inputs),
-            lambda: norm(self._with(inputs, None), training=False),
-        )
+        if self.rounds:
+            return self._folded(inputs)
+        return norm(self._with(inputs, None), training=False)
 
     def _rounded(self) -> Any:
         """Returns the weights as they are computed with, before normalisation."""
-        kernel = self.kernel
-        weight = self._weight()
+        kernel, weight = self.kernel, self._weight()
+        if not self.rounds:
+            return weight
+        if self.batch_norm is None or kernel.per_channel:
+            return passing(round_weight, weight, kernel)
+        scale = kernel.along_outputs(_folding(self.batch_norm).scale)
 
-        def quantized() -> Any:
-            if self.batch_norm is None or kernel.per_channel:
-                return passing(round_weight, weight, kernel)
-            scale = kernel.along_outputs(_folding(self.batch_norm).scale)
+        def folded(weight: Any, kernel: Kernel) -> Any:
+            rounded = round_weight(weight * scale, kernel)
+            safe = keras.ops.where(scale == 0, 1.0, scale)
+            return keras.ops.where(scale == 0, weight, rounded / safe)
 
-            def folded(weight: Any, kernel: Kernel) -> Any:
-                rounded = round_weight(weight * scale, kernel)
-                safe = keras.ops.where(scale == 0, 1.0, scale)
-                return keras.ops.where(scale == 0, weight, rounded / safe)
-
-            return passing(folded, weight, kernel)
-
-        return self.if_active(quantized, lambda: weight)
+        return passing(folded, weight, kernel)
 
     def _weight(self) -> Any:
         weight = keras.ops.cast(self.kernel.variable, "float32")
-        if _Mode.deployed and is_one_dimensional(self.layer):
+        if _Mode.now == _DEPLOYED and is_one_dimensional(self.layer):
             return weight[None]  # Before it is rounded: the converter wants it so.
         return weight
 
@@ -312,7 +310,7 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
 
     def _with(self, inputs: Any, weight: Any, bias: Any = None) -> Any:
         """Calls the layer with other values in the place of its weights."""
-        if _Mode.deployed and is_one_dimensional(self.layer):
+        if _Mode.now == _DEPLOYED and is_one_dimensional(self.layer):
             return convolve_as_image(plain(self.layer), inputs, weight, bias)
         kernel, values = self.kernel, []
         if weight is not None:
@@ -367,7 +365,7 @@ class QuantizedScaling(keras.layers.Wrapper):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns what the layer makes; in another way on the device."""
-        if not _Mode.deployed:
+        if _Mode.now != _DEPLOYED:
             if isinstance(self.layer, keras.layers.BatchNormalization):
                 return self.layer(inputs, training=training)
             return self.layer(inputs)
@@ -438,7 +436,7 @@ def passing(rounding: Any, weight: Any, kernel: Kernel) -> Any:
     TensorFlow's own gradient is zero outside of the range, to which the largest weight
     of a channel may belong by an error of rounding.
     """
-    if _Mode.deployed:
+    if _Mode.now == _DEPLOYED:
         return rounding(weight, kernel)
     return weight + keras.ops.stop_gradient(rounding(weight, kernel) - weight)
 
@@ -481,3 +479,10 @@ def switches(model: keras.layers.Layer) -> list[_Switched]:
     """Returns the layers of a model that round, at any depth."""
     layers = model._flatten_layers(include_self=True, recursive=True)
     return [layer for layer in layers if isinstance(layer, _Switched)]
+
+
+def retrace(model: keras.Model) -> None:
+    """Lets a model's functions see that switches were set, also in mid-training."""
+    model.test_function = model.predict_function = None
+    if model.train_function is not None:
+        model.make_train_function(force=True)
