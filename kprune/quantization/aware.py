@@ -160,14 +160,14 @@ def _kept_float(model: keras.Model, skip: Any) -> set[str]:
     if skip is None:
         return set()
     layers = [layer for layer in model._flatten_layers() if layer is not model]
-    names = [name for layer in layers for name in (layer.name, layer.path)]
+    names = [name for layer in layers for name in _called(layer)]
     found = set()
     for matcher in skip if isinstance(skip, (list, tuple, set)) else (skip,):
         if isinstance(matcher, str):
             hits = [
                 layer
                 for layer in layers
-                if matches(layer.name, matcher) or matches(layer.path, matcher)
+                if any(matches(name, matcher) for name in _called(layer))
             ]
             if not hits:
                 raise ValueError(f"quantize_aware: skip: {unknown(matcher, names)}")
@@ -188,6 +188,10 @@ def _kept_float(model: keras.Model, skip: Any) -> set[str]:
         for layer in hits:
             found.update(part.name for part in layer._flatten_layers())
     return found
+
+
+def _called(layer: keras.layers.Layer) -> tuple[str, ...]:
+    return (layer.name, layer.path) if layer.path else (layer.name,)
 
 
 def fold_normalisations(flow: Flow, kept: set[str]) -> None:

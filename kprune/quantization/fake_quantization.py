@@ -169,20 +169,24 @@ class FakeQuantize(_Switched):
             _Mode.now == _OBSERVING or (follows and not _Mode.now)
         ):
             self._observe(x, index)
-        return keras.ops.cast(self._rounded(x), self.compute_dtype)
-
-    def _rounded(self, x: Any) -> Any:
-        import tensorflow as tf
-
         if not self.rounds:
-            return x
+            return keras.ops.cast(x, self.compute_dtype)
+        rounded = _round_activations(x, *self._ends())
+        if self.fixed is None and not training and _Mode.now != _DEPLOYED:
+            # Before anything was seen there is nothing to round to.
+            seen = keras.ops.min(self.observations) > 0
+            rounded = keras.ops.where(seen, rounded, x)
+        return keras.ops.cast(rounded, self.compute_dtype)
+
+    def _ends(self) -> tuple[Any, Any]:
+        """Returns the ends of a range that has a width."""
         if self.fixed is not None:
-            low, high = self.fixed
-        else:
-            low, high = 0.0, keras.ops.maximum(keras.ops.max(self.maximum), 0.0)
-            if not self.nonnegative:
-                low = keras.ops.minimum(keras.ops.min(self.minimum), 0.0)
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
+            return self.fixed
+        ops = keras.ops
+        low, high = 0.0, ops.maximum(ops.max(self.maximum), 0.0)
+        if not self.nonnegative:
+            low = ops.minimum(ops.min(self.minimum), 0.0)
+        return low, ops.where(high > low, high, 1.0)  # Dead units are all zero.
 
     def _observe(self, x: Any, index: int) -> None:
         ops, count = keras.ops, self.observations
@@ -428,6 +432,12 @@ def _folding(norm: keras.layers.BatchNormalization) -> _Folding:
     if norm.center:
         offset = offset + keras.ops.cast(norm.beta, "float32")
     return _Folding(scale, offset)
+
+
+def _round_activations(x: Any, low: Any, high: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
 
 def passing(rounding: Any, weight: Any, kernel: Kernel) -> Any:
