@@ -327,6 +327,57 @@ def distillation() -> str:
     return table(head, rows, document)
 
 
+def quantization() -> str:
+    """Returns what int8 costs, trained for and afterwards, for kprune and tfmot."""
+    document = load("quantization")
+    if document is None:
+        return NOT_RUN
+    peer = load("tfmot_quantization")
+    rows = []
+    for name, source in (("kprune", document), ("tfmot", peer)):
+        for row in source["summary"] if source else ():
+            if "accuracy" not in row:
+                continue
+            above = row.get("above_afterwards")
+            rows.append(
+                [
+                    row["net"],
+                    f"{row['how']} ({name})",
+                    f"{row['accuracy']:.2f}",
+                    f"{row['range'][0]:.2f} to {row['range'][1]:.2f}",
+                    str(row["seeds"]),
+                    f"{row['lost']:+.2f}" if "lost" in row else "",
+                    goal(row) if "target" in row and name == "kprune" else "",
+                    f"{above:+.2f}" if above is not None else "",
+                ]
+            )
+    head = ["network", "file", "accuracy, %", "seeds' range", "seeds", "points lost"]
+    head += ["target", "above int8 afterwards"]
+    zeros = [r["zeros"] for r in document["summary"] if r["how"] == "zeros lost"]
+    return (
+        table(head, rows, document)
+        + f" Zeros that files lost: {max(zeros, default=0)}."
+    )
+
+
+def quantization_step() -> str:
+    """Returns what rounding adds to a training step, for kprune and tfmot."""
+    document = load("quantization_step")
+    if document is None:
+        return NOT_RUN
+    peer = load("tfmot_quantization_step")
+    rows = [
+        [
+            name,
+            spread(result),
+            spread(peer["results"][name]) if peer else "",
+        ]
+        for name, result in document["results"].items()
+    ]
+    head = ["network", "kprune, int8 / float32", "tfmot, int8 / float32"]
+    return table(head, rows, document)
+
+
 def described(row: dict[str, Any], library: str) -> str:
     """Returns in words how a network was trained."""
     if not row["sparsity"]:
@@ -704,6 +755,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
         "distillation": distillation,
+        "quantization": quantization,
+        "quantization_step": quantization_step,
         "flash": flash,
         "combined": combined,
         "npu": npu,
@@ -716,6 +769,9 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
     HERE.parent / "docs" / "clustering.md": {"clustering": clustering},
+    HERE.parent / "docs" / "quantization_aware_training.md": {
+        "quantization": quantization
+    },
     HERE.parent / "README.md": {
         "overview": overview,
         "channels": channels,

@@ -79,3 +79,13 @@ def test_the_code_of_the_page_on_clustering_runs(tmp_path, monkeypatch):
     assert names["few"].clustering_report.clustered
     sizes = [(tmp_path / f"{name}.tflite").stat().st_size for name in ("many", "few")]
     assert sizes[1] < sizes[0]
+
+
+def test_the_code_of_the_page_on_training_for_int8_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = run("quantization_aware_training.md", {})
+    assert names["report"].quantization == "int8"
+    assert not names["aware"].quantization_report.floats
+    kernels = [w for w in names["both"].weights if w.name == "kernel"]
+    zeros = sum((w.numpy() == 0).sum() for w in kernels[::2])
+    assert zeros / sum(w.numpy().size for w in kernels[::2]) > 0.88

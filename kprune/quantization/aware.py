@@ -161,7 +161,7 @@ def _kept_float(model: keras.Model, skip: Any) -> set[str]:
         return set()
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     names = [name for layer in layers for name in _called(layer)]
-    found = set()
+    found: set[str] = set()
     for matcher in skip if isinstance(skip, (list, tuple, set)) else (skip,):
         if isinstance(matcher, str):
             hits = [
@@ -323,7 +323,7 @@ class _Plan:
         for value in [*self.flow.inputs, *self.makers]:
             if find(value) in wanted and self._is_rounded(value):
                 members.setdefault(find(value), []).append(value)
-        groups = {}
+        groups: dict[Value, _Group] = {}
         for values_ in members.values():
             fixed = [self.role(self.makers[v]).range for v in values_ if self._fixed(v)]
             nonnegative = all(value in self.nonnegative for value in values_)
