@@ -260,7 +260,8 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
         """Builds the layer, and the normalisation on what it makes."""
         super().build(input_shape)
         if self.batch_norm is not None and not self.batch_norm.built:
-            self.batch_norm.build(self.layer.compute_output_shape(input_shape))
+            made = plain(self.layer).compute_output_shape(input_shape)
+            self.batch_norm.build(made)
         self.built = True
 
     @property
