@@ -327,12 +327,12 @@ def distillation() -> str:
     return table(head, rows, document)
 
 
-def quantization() -> str:
+def quantization_aware() -> str:
     """Returns what int8 costs, trained for and afterwards, for kprune and tfmot."""
-    document = load("quantization")
+    document = load("quantization_aware")
     if document is None:
         return NOT_RUN
-    peer = load("tfmot_quantization")
+    peer = load("tfmot_quantization_aware")
     rows = []
     for name, source in (("kprune", document), ("tfmot", peer)):
         for row in source["summary"] if source else ():
@@ -360,12 +360,12 @@ def quantization() -> str:
     )
 
 
-def quantization_step() -> str:
+def quantization_aware_step() -> str:
     """Returns what rounding adds to a training step, for kprune and tfmot."""
-    document = load("quantization_step")
+    document = load("quantization_aware_step")
     if document is None:
         return NOT_RUN
-    peer = load("tfmot_quantization_step")
+    peer = load("tfmot_quantization_aware_step")
     rows = [
         [
             name,
@@ -755,8 +755,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "structured_accuracy": structured_accuracy,
         "structured_gains": structured_gains,
         "distillation": distillation,
-        "quantization": quantization,
-        "quantization_step": quantization_step,
+        "quantization_aware": quantization_aware,
+        "quantization_aware_step": quantization_aware_step,
         "flash": flash,
         "combined": combined,
         "npu": npu,
@@ -770,7 +770,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
     HERE.parent / "docs" / "clustering.md": {"clustering": clustering},
     HERE.parent / "docs" / "quantization_aware_training.md": {
-        "quantization": quantization
+        "quantization_aware": quantization_aware
     },
     HERE.parent / "README.md": {
         "overview": overview,

@@ -25,11 +25,23 @@ class Value:
 
     Args:
         dtype: Its data type.
+        rank: How many axes it has.
         like: The tensor of the model that is an input; `None` for what a call makes.
     """
 
     dtype: str
+    rank: int
     like: Any = None
+
+    @classmethod
+    def of(cls, tensor: Any, like: Any = None) -> "Value":
+        """Returns a value of a tensor's type and rank."""
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return cls(dtype, len(tensor.shape), like)
+
+    def again(self) -> "Value":
+        """Returns another value of this type and rank."""
+        return Value(self.dtype, self.rank)
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,10 +126,7 @@ class _Writer:
 
     def model(self, model: keras.Model) -> Flow:
         graph = graph_of(model)
-        inputs = [
-            Value(keras.backend.standardize_dtype(tensor.dtype), tensor)
-            for tensor in graph.inputs
-        ]
+        inputs = [Value.of(tensor, tensor) for tensor in graph.inputs]
         self.names.update(t._keras_history.operation.name for t in graph.inputs)
         outputs = self._graph(graph, inputs, "", {})
         names = [t._keras_history.operation.name for t in graph.outputs]
@@ -158,10 +167,7 @@ class _Writer:
             return self._graph(graph_of(operation), values, name, passed)
         if "training" in passed and "training" in _call_arguments(operation):
             kwargs.setdefault("training", passed["training"])
-        outputs = [
-            Value(keras.backend.standardize_dtype(tensor.dtype))
-            for tensor in node.outputs
-        ]
+        outputs = [Value.of(tensor) for tensor in node.outputs]
         merged = self._pairwise(operation, args, outputs, within)
         if not merged:
             self._chain(operation, args, kwargs, outputs, within)
@@ -181,7 +187,7 @@ class _Writer:
         steps = self.copies[id(operation)][1]
         originals: Any = ((operation, tuple(steps)),)
         for step in steps[:-1]:
-            between = Value(outputs[0].dtype)
+            between = outputs[0].again()
             name = operation.name
             self._write(Call(step, args, kwargs, (between,), originals, name), within)
             args, kwargs, originals = (between,), {}, ()
@@ -194,7 +200,7 @@ class _Writer:
             self.calls.append(call)
             return
         (x,), (y,) = call.args, call.outputs
-        half = Value(y.dtype)
+        half = y.again()
         name = call.operation.name
         gate = self._named(L.Activation, within, f"{name}_gate", activation="sigmoid")
         product = self._named(L.Multiply, within, f"{name}_product")
@@ -215,7 +221,7 @@ class _Writer:
         result, *others = args[0]
         for index, other in enumerate(others):
             last = index == len(others) - 1
-            made = outputs[0] if last else Value(outputs[0].dtype)
+            made = outputs[0] if last else outputs[0].again()
             name = operation.name if last else f"{operation.name}_{index}"
             step = self._named(
                 type(operation), within, name, dtype=operation.dtype_policy

@@ -30,10 +30,15 @@ def fold_normalisations(flow: Flow, kept: set[str]) -> None:
         if type(norm) is not L.BatchNormalization or call.name in kept:
             continue
         before = makers.get(call.inputs[0])
-        if before is None or before.name in kept or role_of(norm).kind == roles.FLOAT:
+        if (
+            before is None
+            or before.name in kept
+            or role_of(norm, call.outputs[0].rank).kind == roles.FLOAT
+        ):
             continue
         foldable = (
-            role_of(before.operation).kind == roles.WEIGHTS
+            role_of(norm, rank).kind == roles.SCALING
+            and role_of(before.operation, rank).kind == roles.WEIGHTS
             and not isinstance(plain(before.operation), L.Embedding)
             and len(call.inputs) == 1
             and uses[call.inputs[0]] == 1
@@ -89,7 +94,7 @@ class Places:
             return Role(roles.FLOAT, reason=SKIPPED)
         if any("mask" in name for name in call.kwargs):
             return Role(roles.FLOAT, reason="it is called with a mask")
-        role = role_of(call.operation)
+        role = role_of(call.operation, call.outputs[0].rank)
         if role.kind == roles.FREE and not call.inputs:
             return Role(roles.FLOAT, reason="it takes no tensor")
         return role
@@ -128,7 +133,7 @@ class Places:
             maker = self.makers.get(value)
         if maker is None or self.role(maker).kind != roles.FIXED:
             return
-        again = Value(value.dtype)
+        again = value.again()
         layer = L.Identity(name=f"{maker.operation.name}_for_{taker.operation.name}")
         step = Call(layer, (value,), {}, (again,), (), maker.name)
         self.roles[id(step)] = Role(roles.AGAIN)

@@ -136,10 +136,15 @@ _OPERATIONS: dict[str, Role] = {
 _FUSED_INTO = (L.Add, L.Subtract, L.Multiply)
 
 
-def role_of(operation: Any) -> Role:
-    """Returns what an operation without activation is for a model of integers."""
+def role_of(operation: Any, rank: int) -> Role:
+    """Returns what an operation without activation is for a model of integers.
+
+    Args:
+        operation: The operation, built or not.
+        rank: How many axes its output has.
+    """
     inner = plain(operation)
-    reason = _unfit(inner)
+    reason = _unfit(inner, rank)
     if reason:
         return Role(FLOAT, reason=reason)
     if entry_of(inner) is not None:
@@ -180,29 +185,18 @@ def _relu(layer: keras.layers.ReLU) -> Role:
     return _unknown("a ReLU with other ends than 0 and 6")
 
 
-def _unfit(layer: Any) -> str:
+def _unfit(layer: Any, rank: int) -> str:
     if getattr(layer, "data_format", None) == "channels_first":
         return "its channels come first; TFLite has them last"
     if isinstance(layer, (L.BatchNormalization, L.Softmax, L.Normalization)):
-        if _axis(layer) not in (-1, None):
+        axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
+        if any(axis is not None and axis % rank != rank - 1 for axis in axes):
             return "it works along another axis than the last"
     if getattr(layer, "quantization_mode", None):
         return f"Keras has quantised it already ({layer.quantization_mode})"
     if getattr(layer, "lora_enabled", False):
         return "it has LoRA weights; merge them first"
     return ""
-
-
-def _axis(layer: Any) -> int | None:
-    """Returns the axis of a layer, -1 for the last; `None` for no axis."""
-    axis = layer.axis
-    if isinstance(axis, (list, tuple)):
-        if len(axis) > 1:
-            return 0
-        axis = axis[0] if axis else None
-    spec = getattr(layer, "input_spec", None)
-    known = getattr(spec, "ndim", None) or len(getattr(layer, "_build_input_shape", ()))
-    return -1 if axis is not None and known and axis == known - 1 else axis
 
 
 def _name(activation: Any) -> str:

@@ -1,9 +1,9 @@
 """What int8 costs a pruned network that tensorflow-model-optimization trains for it.
 
-    python -m benchmarks.peers.tfmot_quantization --suite dscnn \
-        --out benchmarks/results/tfmot_quantization.json
+    python -m benchmarks.peers.tfmot_quantization_aware --suite dscnn \
+        --out benchmarks/results/tfmot_quantization_aware.json
 
-The protocol of `benchmarks/quantization.py` in tf_keras: `prune_low_magnitude` in the
+The protocol of `benchmarks/quantization_aware.py` in tf_keras: `prune_low_magnitude` in the
 second phase, and in the third the scheme that keeps zeros,
 `Default8BitPrunePreserveQuantizeScheme`. Files are run in TensorFlow Lite.
 
@@ -95,7 +95,7 @@ def facts(trainer: Trainer, run: QuantizedRun, model: Any) -> dict[str, Any]:
 def main() -> None:
     fashion_mnist.run_suite(
         tf_keras,
-        "peers.tfmot_quantization",
+        "peers.tfmot_quantization_aware",
         __doc__,
         SUITES,
         train,

@@ -1,9 +1,9 @@
 """What training for int8 adds to a step in tensorflow-model-optimization.
 
-    python -m benchmarks.peers.tfmot_quantization_step \
-        --out benchmarks/results/tfmot_quantization_step.json
+    python -m benchmarks.peers.tfmot_quantization_aware_step \
+        --out benchmarks/results/tfmot_quantization_aware_step.json
 
-The protocol of `benchmarks/quantization_step.py` on tf_keras, with the scheme that
+The protocol of `benchmarks/quantization_aware_step.py` on tf_keras, with the scheme that
 keeps zeros. Needs an environment with the packages of kprune's extra `tfmot`; not
 kprune itself.
 """
@@ -42,7 +42,7 @@ def main() -> None:
     args = protocol.options(__doc__, steps=300, rounds=9)
     steps, rounds = (100, 3) if args.quick else (args.steps, args.rounds)
     results = {"resnet8": measure("resnet8", steps, rounds)}
-    protocol.finish("tfmot_quantization_step", results, args, steps=steps)
+    protocol.finish("tfmot_quantization_aware_step", results, args, steps=steps)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What training for int8 adds to a training step in kprune.
 
-    python -m benchmarks.quantization_step \
-        --out benchmarks/results/quantization_step.json
+    python -m benchmarks.quantization_aware_step \
+        --out benchmarks/results/quantization_aware_step.json
 
 Trains a network twice, in float32 and as `kprune.quantize_aware` makes it, in short
 turns, and compares their process CPU time. About six minutes on two cores.
@@ -38,7 +38,7 @@ def main() -> None:
     args = protocol.options(__doc__, steps=300, rounds=9)
     steps, rounds = (100, 3) if args.quick else (args.steps, args.rounds)
     results = {"resnet8": measure("resnet8", steps, rounds)}
-    protocol.finish("quantization_step", results, args, steps=steps)
+    protocol.finish("quantization_aware_step", results, args, steps=steps)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What int8 costs a pruned network: trained for it, or quantised afterwards.
 
-    python -m benchmarks.quantization --suite dscnn \
-        --out benchmarks/results/quantization.json
+    python -m benchmarks.quantization_aware --suite dscnn \
+        --out benchmarks/results/quantization_aware.json
 
 Results are written after each run; the same command goes on where it was stopped. Each
 network is trained dense, then pruned to 0.8, and then trained further for as long in
@@ -84,7 +84,7 @@ def facts(trainer: Trainer, run: QuantizedRun, model: keras.Model) -> dict[str, 
 
 def main() -> None:
     fashion_mnist.run_suite(
-        keras, "quantization", __doc__, SUITES, train, summarise, facts
+        keras, "quantization_aware", __doc__, SUITES, train, summarise, facts
     )
 
 
