@@ -22,6 +22,7 @@ HIGH = 0.9
 DENSE, SMALL = "dense", "small dense"
 RANDOM, STATIC, SHUFFLED = "random", "static random", "shuffled masks"
 GLOBAL, RIGL, SET = "magnitude, global", "RigL", "SET"
+SINCE = "movement, since start"
 TFMOT = "tfmot"
 # The methods of kprune that are meant to be good; the best of them is judged.
 OURS = (
@@ -31,6 +32,7 @@ OURS = (
     "magnitude, LAMP",
     "Taylor",
     "movement",
+    SINCE,
     RIGL,
     SET,
 )

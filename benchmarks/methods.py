@@ -68,6 +68,16 @@ def static(trainer: Trainer, sparsity: float, seed: int) -> kprune.PruningCallba
     )
 
 
+def since_start(trainer: Trainer, run: MethodRun, seed: int) -> kprune.PruningCallback:
+    """Returns gradual pruning by all movement since the seed's initial weights."""
+    network = NETWORKS[run.net]
+    keras.utils.set_random_seed(seed)
+    file = trainer.folder / f"start_{run.net}_seed{seed}.weights.h5"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    network.build(keras, network.widths).save_weights(file)
+    return kprune.PruningCallback(run.sparsity, criterion=kprune.Movement(file))
+
+
 PRUNING: dict[str, Pruning] = {
     comparison.GLOBAL: gradual(allocation="global"),
     "magnitude, uniform": gradual(allocation="uniform"),
@@ -81,7 +91,13 @@ PRUNING: dict[str, Pruning] = {
     comparison.SET: regrowing("set"),
 }
 SUITES = comparison.suites(
-    (comparison.DENSE, comparison.SMALL, *PRUNING, comparison.SHUFFLED)
+    (
+        comparison.DENSE,
+        comparison.SMALL,
+        *PRUNING,
+        comparison.SINCE,
+        comparison.SHUFFLED,
+    )
 )
 
 
@@ -94,7 +110,9 @@ def train(trainer: Trainer, run: MethodRun, seed: int) -> keras.Model:
         masks = comparison.shuffled(masks_of_global(trainer, run, seed), seed)
         return fitted(trainer, run, seed, network.widths, masks=masks)
     callbacks = []
-    if run.method in PRUNING:
+    if run.method == comparison.SINCE:
+        callbacks = [since_start(trainer, run, seed)]
+    elif run.method in PRUNING:
         callbacks = [PRUNING[run.method](trainer, run.sparsity, seed)]
     model = fitted(trainer, run, seed, network.widths, callbacks)
     if run.method == comparison.GLOBAL:

@@ -7,6 +7,7 @@ weights is wanted.
 
 import abc
 import dataclasses
+import os
 from typing import Any, ClassVar
 
 import keras
@@ -24,11 +25,13 @@ class Scorer:
 
     Attributes:
         needs: What it looks at beside the weight, see `Criterion`.
+        since: The file in which `start` is found, where it needs that.
         role: What it is, for messages.
         without_data: The name of one that needs no data, for messages.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    since: str | None = None
     role: ClassVar[str] = "criterion"
     without_data: ClassVar[str] = "magnitude"
 
@@ -62,6 +65,7 @@ class Criterion(Scorer, Config, abc.ABC):
     | `input_norm` | L2 norm over the data of what each element multiplies | data |
     | `output_axes` | axes of the weight that tell outputs apart, ascending | layer |
     | `synaptic_flow` | gradient of SynFlow's objective, see `SynFlow` | model |
+    | `start` | the weight as the file `since` of the criterion has it | file |
     | `place` | the weight's place among those that the rule prunes, from 0 | model |
     | `axis` | axis of the weight that channels lie along; for channels only | model |
 
@@ -214,26 +218,76 @@ class Taylor(Criterion):
 class Movement(Criterion):
     """Keeps the weights that training moves away from zero.
 
-        exp(asinh(-w * g)), and 0 where w is 0
+        exp(asinh(movement)), and 0 where w is 0
 
-    with g the gradient of the model's loss. -w * g is positive where a step along -g
-    makes |w| grow. What is around it keeps the order and makes all scores positive.
+    which keeps the order of movements and makes all scores positive.
+
+    With `since` it is all movement since training began, at which the weight was w0:
+
+        movement = (w ** 2 - w0 ** 2) / 2
+
+    what w times its change adds up to over all steps, each with w midway; the file has
+    w0. No gradients are computed and no data is needed. Without `since` it is that of
+    the moment, -w * g with g the gradient of the model's loss, which from scratch says
+    little of where a weight is going.
 
     Source: Sanh et al., "Movement pruning: adaptive sparsity by fine-tuning", 2020,
     https://arxiv.org/abs/2005.07683, equation 4, the hard form: the sum of -w * g over
-    training steps. Deviations: gradients are known at updates only, so that it is the
-    mean over the batches given, at the weights of that time; and what is pruned stays
-    pruned, while the source lets weights come back. As in the source each weight keeps
-    its best share (`allocation="uniform"`), unless one says otherwise.
+    training steps. Deviations: what is pruned stays pruned, while the source lets
+    weights come back. With `since` the steps are those that the optimizer made, in the
+    place of -g; without it there is no sum, and g is the mean over the batches given.
+    As in the source each weight keeps its best share (`allocation="uniform"`), unless
+    one says otherwise.
+
+    Args:
+        since: A `.weights.h5` file that the same model, with its wrappers if it has
+            some, wrote by `save_weights` before the first step. It is read at each
+            update, and has to be the same one when a fit is resumed.
+
+    Raises:
+        TypeError: If `since` is no path.
+        ValueError: If it is not that of such a file.
+
+    Example:
+        >>> weight = np.array([0.5, -2.0, 0.0], "float32")
+        >>> start = np.array([0.6, 1.0, 0.3], "float32")
+        >>> scores = Movement("begin.weights.h5").score(weight, start=start)
+        >>> np.sinh(np.log(scores[:2])).round(3)
+        array([-0.055,  1.5  ])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("gradient",)
+    since: str | None = None
+
     allocation: ClassVar[Allocation | None] = Uniform()
 
-    def score(self, weight: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """Returns exp(asinh(-weight * gradient)) for each element that is not zero."""
+    def __post_init__(self) -> None:
+        if self.since is None:
+            return
+        if not isinstance(self.since, str | os.PathLike):
+            raise TypeError(
+                "Movement: `since` must be the path of a file with weights, such as "
+                f"'begin.weights.h5'. Received {self.since!r}."
+            )
+        object.__setattr__(self, "since", os.fspath(self.since))
+        if not str(self.since).endswith(".weights.h5"):
+            raise ValueError(
+                "Movement: `since` must be a file that model.save_weights wrote, whose "
+                f"name ends in '.weights.h5'. Received {self.since!r}."
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The weight as it was, or else its gradient."""
+        return ("gradient",) if self.since is None else ("start",)
+
+    def score(self, weight: np.ndarray, **beside: np.ndarray) -> np.ndarray:
+        """Returns exp(asinh(movement)) for each element that is not zero."""
         # float64: movements are small numbers, and what they become lies around 1.
-        movement = -np.multiply(weight, gradient, dtype=np.float64)
+        now = weight.astype(np.float64)
+        if self.since is None:
+            movement = -now * beside["gradient"]
+        else:
+            movement = (now**2 - beside["start"].astype(np.float64) ** 2) / 2
         return np.where(weight != 0, np.exp(np.arcsinh(movement)), 0)
 
 

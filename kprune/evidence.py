@@ -75,14 +75,17 @@ class Evidence:
         for name in scorer.needs:
             if name == "axis":
                 continue  # Known where channels are scored.
-            if name not in _FINDERS:
+            if name not in (*_FINDERS, "start"):
                 raise TypeError(
                     f"{scorer} needs {name!r}. A {scorer.role} may need "
-                    f"{sorted({*_FINDERS, 'axis'})}."
+                    f"{sorted({*_FINDERS, 'axis', 'start'})}."
                 )
             if self.model is None:
                 raise ValueError(f"{scorer} needs a model to find {name!r} in.")
-            facts = _FINDERS[name](self.model, self.batches, variables)
+            if name == "start":
+                facts = _start(self.model, scorer, variables)
+            else:
+                facts = _FINDERS[name](self.model, self.batches, variables)
             for kwargs, value in zip(found, facts, strict=True):
                 kwargs[name] = value
         return found
@@ -493,6 +496,34 @@ def _ones(model: keras.Model, batches: Sequence[Batch]) -> Any:
     return keras.tree.map_structure(
         lambda x: keras.ops.ones((1, *tuple(x.shape)[1:]), dtype=x.dtype), example
     )
+
+
+def _start(
+    model: keras.Model, scorer: Scorer, variables: Sequence[keras.Variable]
+) -> list[np.ndarray]:
+    """Returns the weights as a file has them; in the model nothing changes."""
+    # Keras would load their state, too, which a scope cannot take.
+    optimizers = [
+        value
+        for value in vars(model).values()
+        if isinstance(value, keras.optimizers.Optimizer)
+    ]
+    with keras.StatelessScope() as scope:
+        try:
+            model.load_weights(scorer.since, objects_to_skip=optimizers)
+        except (OSError, ValueError) as error:
+            said = str(error).splitlines()[0]
+            raise ValueError(
+                f"{scorer}: `since` is not a file of the weights of {model.name!r}. "
+                "Write one before the fit, model.save_weights('begin.weights.h5'), and "
+                f"leave it as it is when the fit is resumed. {said}"
+            ) from error
+    return [
+        keras.ops.convert_to_numpy(
+            keras.ops.cast(scope.get_current_value(variable), "float32")
+        )
+        for variable in variables
+    ]
 
 
 def _place(

@@ -1,5 +1,7 @@
 """Scores by hand, and what holds for every criterion."""
 
+import pathlib
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -77,6 +79,25 @@ def test_movement_keeps_small_differences_apart_and_zeros_go_first():
     assert scores[2] == 0 < scores[1]
 
 
+def test_movement_since_a_start_by_hand():
+    weight = np.array([2.0, -3.0, 1.0, 0.0], "float32")
+    start = np.array([-1.0, -3.0, 3.0, 9.0], "float32")
+    scores = kprune.Movement("begin.weights.h5").score(weight, start=start)
+    # w ** 2 / 2 grew by 1.5, by nothing and by -4; what is zero goes first.
+    assert scores[3] == 0
+    np.testing.assert_allclose(np.sinh(np.log(scores[:3])), [1.5, 0, -4], atol=1e-12)
+
+
+def test_all_movement_is_what_single_steps_add_up_to():
+    random = np.random.default_rng(0)
+    path = np.cumsum(random.normal(size=(50, 20)), axis=0)
+    midway, steps = (path[1:] + path[:-1]) / 2, np.diff(path, axis=0)
+    criterion = kprune.Movement("begin.weights.h5")
+    scores = criterion.score(path[-1], start=path[0])
+    summed = (midway * steps).sum(axis=0)
+    np.testing.assert_allclose(np.sinh(np.log(scores)), summed, rtol=1e-9)
+
+
 def test_wanda_by_hand():
     weight = np.array([[1.0, -2.0], [3.0, 1.0], [-2.0, 4.0]])
     norm = np.array([[5.0], [1.0], [1.0]]) * np.ones((1, 2))
@@ -126,6 +147,7 @@ def test_synflow_goes_by_equal_factors():
         (lambda: kprune.Magnitude(order=3), "`order` must be 1 or 2. Received 3"),
         (lambda: kprune.Random(seed=-1), "`seed` must be an integer.*Received -1"),
         (lambda: kprune.SynFlow(rounds=0), "`rounds` must be.*Received 0"),
+        (lambda: kprune.Movement("begin.keras"), r"'.weights.h5'. Received 'begin.k"),
         (
             lambda: kprune.Rule(0.5, criterion="geometric_median"),
             r"GeometricMedian\(\) compares whole channels.*granularity='channel'",
@@ -139,6 +161,13 @@ def test_synflow_goes_by_equal_factors():
 def test_settings_that_make_no_sense_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_start_is_a_path_that_is_kept_as_text():
+    with pytest.raises(TypeError, match="path of a file with weights.*Received 3"):
+        kprune.Movement(3)
+    path = pathlib.Path("a", "begin.weights.h5")
+    assert kprune.Movement(path).get_config() == {"since": str(path)}
 
 
 def test_sparsity_is_spread_as_suits_the_criterion():

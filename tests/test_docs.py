@@ -35,7 +35,8 @@ def test_the_code_of_the_page_on_pruning_runs(tmp_path, monkeypatch):
     assert (tmp_path / "fit.png").exists()
 
 
-def test_the_code_of_the_page_on_criteria_runs(monkeypatch):
+def test_the_code_of_the_page_on_criteria_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 28, 28)), rng.integers(0, 10, 64)
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (images, images))

@@ -84,6 +84,70 @@ def test_movement_masks_by_hand():
     assert found == [[[True, False], [False, True]], [[False], [True]]]
 
 
+def test_movement_since_a_start_masks_by_hand(tmp_path):
+    model, file = net(), tmp_path / "begin.weights.h5"
+    model.save_weights(file)
+    moved = net([[2, -1], [1, -4]], [[0.5], [-3]])
+    model.set_weights(moved.get_weights())
+    # w ** 2 grew by 3, -3, -3 and 7, and by -0.75 and 5.
+    found = zeros(model, schedule=AT_ONCE, criterion=kprune.Movement(file))
+    assert found == [[[False, True], [True, False]], [[True], [False]]]
+
+
+@pytest.mark.parametrize("channels", [False, True], ids=["elements", "channels"])
+def test_movement_since_a_start_is_resumed_as_if_uninterrupted(
+    channels, data, tmp_path
+):
+    file = tmp_path / "begin.weights.h5"
+    rule = dict(granularity="channel") if channels else {}
+
+    def fit(model, *callbacks, initial_epoch=0):
+        pruning = kprune.PruningCallback(0.5, criterion=kprune.Movement(file), **rule)
+        order = dict(batch_size=16, shuffle=False, verbose=0)
+        model.fit(
+            *data,
+            epochs=4,
+            initial_epoch=initial_epoch,
+            callbacks=[pruning, *callbacks],
+            **order,
+        )
+
+    whole = compiled(sequential())
+    whole.save_weights(file)
+    path = str(tmp_path / "{epoch}.keras")
+    fit(whole, keras.callbacks.ModelCheckpoint(path))
+    resumed = keras.models.load_model(tmp_path / "2.keras")
+    fit(resumed, initial_epoch=2)
+    for a, b in zip(whole.variables, resumed.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+    assert max(np.mean(w == 0) for w in whole.get_weights()) >= 0.5
+
+
+def test_looking_at_a_start_leaves_no_trace(data, tmp_path):
+    model, file = troubled(), tmp_path / "begin.weights.h5"
+    model.save_weights(file)
+    start = [v.numpy() for v in model.trainable_variables]
+    x, y = data
+    model.fit(x, (y, y.astype("float32")), batch_size=16, verbose=0)
+    state = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    before = [v.numpy() for v in state]
+    found = about(model, kprune.Movement(file))
+    for beside, was in zip(found, start, strict=True):
+        np.testing.assert_array_equal(beside["start"], was)
+    for variable, was in zip(state, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), was)
+
+
+def test_a_start_of_another_model_is_refused(data, tmp_path):
+    file = tmp_path / "begin.weights.h5"
+    callback = kprune.PruningCallback(0.5, criterion=kprune.Movement(file))
+    with pytest.raises(ValueError, match="not a file of the weights of.*save_weights"):
+        compiled(sequential()).fit(*data, verbose=0, callbacks=[callback])
+    net().save_weights(file)
+    with pytest.raises(ValueError, match="not a file of the weights of.*save_weights"):
+        compiled(sequential()).fit(*data, verbose=0, callbacks=[callback])
+
+
 def test_synaptic_flow_by_hand():
     # |W| = 1 2 / 2 3 and 1, 2: hidden values of ones are 3 and 5, their sum 13.
     first, second = about(net(), kprune.SynFlow())
