@@ -604,6 +604,7 @@ class Report:
         encoding: What encoded weights bring; `None` if none are.
         npu: What an NPU's compiler estimates; `None` for other targets.
         labels: Names of the entries of the first output; none if none were given.
+        float_layers: The layers that stay in float32 because the user wants it.
         notes: What else is to be known, in sentences.
     """
 
@@ -631,6 +632,7 @@ class Report:
     encoding: Encoding | None = None
     npu: Npu | None = None
     labels: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -677,9 +679,10 @@ class Report:
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
     def _summary(self) -> list[str]:
+        but = f", in float32: {', '.join(self.float_layers)}"
         return [
             f"{self.path}: target {self.target} ({self.runtime}), "
-            f"quantization {self.quantization}",
+            f"quantization {self.quantization}{but if self.float_layers else ''}",
             f"files    {', '.join(self.files)}",
             f"inputs   {_described(self.inputs)}",
             f"outputs  {_described(self.outputs)}",

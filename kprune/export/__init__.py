@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from kprune.export import labels as labelling
-from kprune.export import limits, notes, options, sparse, tflite, vela
+from kprune.export import keeping, limits, mixed, notes, options, sparse, tflite, vela
 from kprune.export.baseline import TOO_LARGE, without_zeros
 from kprune.export.capacity import check_fits, fits
 from kprune.export.choosing import Device, choose, limited
@@ -79,6 +79,7 @@ def export(
     arena: int | None = None,
     run_seconds: float = RUN_SECONDS,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    float_layers: keeping.Matcher | Sequence[keeping.Matcher] | None = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -141,6 +142,11 @@ def export(
             one per line. For android the file holds them, as TFLite Metadata with a
             `labels.txt`; for microcontrollers the header does, where they take no flash
             unless they are used.
+        float_layers: Layers that stay in float32 while the others are quantised: a
+            layer, a layer class, a name or a pattern such as `"head*"`, a function
+            from a layer to bool, or a sequence of these. A name counts for all layers
+            inside of it, and for the operator that it is folded into. Which ones to
+            choose: `kprune.quantization_sensitivity(...).worst(2)`.
 
     Returns:
         What was measured. `print` it.
@@ -157,6 +163,7 @@ def export(
     chosen, quantization = choose(target, quantization)
     chosen = limited(chosen, flash, arena)
     options.check(quantization, representative_data, num_samples, tolerance)
+    kept_names = keeping.check(float_layers, quantization, model)
     options.check_encoding(encode, decoding_bytes, chosen, quantization)
     check_seconds("run_seconds", run_seconds)
     label_names = options.read_labels(labels, chosen, c_source)
@@ -188,10 +195,16 @@ def export(
         first = interface.output_names[0]
         labelled = labelling.of_output(label_names, first, expected[0].shape[1:])
 
+    plain, kept = b"", {}
+    if kept_names:
+        plain = convert(interface, computing, "none", None, False)
+        kept = keeping.operators(plain, interface, computing, kept_names)
+
     def converted(sparsely: bool) -> bytes:
         data = convert(
             interface, computing, quantization, samples, chosen.integer_io, sparsely
         )
+        data = mixed.with_float(data, plain, kept) if kept else data
         if micro:
             check_operators(data, chosen)
         if labelled is not None and not micro:
@@ -288,6 +301,7 @@ def export(
         estimates=estimates,
         unrolled=unrolled,
         labelled=labelled,
+        float_layers=tuple(dict.fromkeys(kept.values())),
     )
     write_together(contents)
     return report
@@ -451,6 +465,7 @@ def _report(
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
     unrolled: Sequence[str],
     labelled: Labels | None,
+    float_layers: tuple[str, ...],
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -488,6 +503,7 @@ def _report(
         encoding=None if encoded is None else encoded.facts,
         npu=_npu(target, files[0], estimates),
         labels=() if labelled is None else labelled.names,
+        float_layers=float_layers,
         notes=(
             *lost,
             *notes.of_labels(labelled, target),
@@ -498,7 +514,7 @@ def _report(
             ),
             *notes.of_zeros(stored, encode),
             *notes.of_unmeasured(latency, dense_from),
-            *notes.of_quantization(parsed, quantization),
+            *notes.of_quantization(parsed, quantization, float_layers),
             *notes.of_difference(differences),
             *notes.of_latency(latency),
             *(fact.text for fact in target.facts),
