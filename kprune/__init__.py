@@ -32,6 +32,7 @@ from kprune.curves import plot_fit
 from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
+from kprune.export.sensitivity import quantization_sensitivity
 from kprune.granularity import (
     Block,
     Channel,
@@ -51,7 +52,13 @@ from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
 from kprune.regrowth import SET, Regrowth, RigL
 from kprune.regularization import BatchNormL1, GroupLasso, Regularization
-from kprune.report import BenchReport, ClusteringReport, PruningReport, Report
+from kprune.report import (
+    BenchReport,
+    ClusteringReport,
+    PruningReport,
+    Report,
+    SensitivityReport,
+)
 from kprune.rewinding import RewindCallback
 from kprune.schedules import (
     ConstantSparsity,
@@ -122,6 +129,7 @@ __all__ = [
     "Rule",
     "SET",
     "Schedule",
+    "SensitivityReport",
     "Shard",
     "ShrinkPlan",
     "ShrinkReport",
@@ -143,6 +151,7 @@ __all__ = [
     "plot_fit",
     "prepare",
     "prune",
+    "quantization_sensitivity",
     "register_coupling",
     "register_prunable",
     "release",

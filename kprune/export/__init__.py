@@ -14,8 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export import (
+    keeping,
+    limits,
+    mixed,
+    notes,
+    options,
+    ranges,
+    sparse,
+    tflite,
+    vela,
+)
 from kprune.export import labels as labelling
-from kprune.export import keeping, limits, mixed, notes, options, sparse, tflite, vela
 from kprune.export.baseline import TOO_LARGE, without_zeros
 from kprune.export.capacity import check_fits, fits
 from kprune.export.choosing import Device, choose, limited
@@ -36,9 +46,9 @@ from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
-from kprune.export.samples import Samples, collect, first_batch, random_samples
+from kprune.export.samples import Samples, interface_and_samples
 from kprune.export.slim import slim as slimmed
-from kprune.export.targets import UNPACKED, Target
+from kprune.export.targets import NEEDS_DATA, UNPACKED, Target
 from kprune.export.tflm import (
     RUN_SECONDS,
     MicroRun,
@@ -79,7 +89,7 @@ def export(
     arena: int | None = None,
     run_seconds: float = RUN_SECONDS,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
-    float_layers: keeping.Matcher | Sequence[keeping.Matcher] | None = None,
+    float_layers: Any = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -184,7 +194,7 @@ def export(
 
     computing = in_float32(model)
     straight, unrolled = without_loops(computing, quantization, chosen)
-    interface, samples = _interface_and_samples(
+    interface, samples = interface_and_samples(
         computing, representative_data, num_samples
     )
     expected = _keras_outputs(interface, samples)
@@ -205,6 +215,8 @@ def export(
             interface, computing, quantization, samples, chosen.integer_io, sparsely
         )
         data = mixed.with_float(data, plain, kept) if kept else data
+        if quantization in NEEDS_DATA:
+            ranges.check_observed(data, samples.count)
         if micro:
             check_operators(data, chosen)
         if labelled is not None and not micro:
@@ -305,18 +317,6 @@ def export(
     )
     write_together(contents)
     return report
-
-
-def _interface_and_samples(
-    model: keras.Model, data: Any, num_samples: int
-) -> tuple[Interface, Samples]:
-    example = None
-    if data is not None and not getattr(model, "inputs", None):
-        example, data = first_batch(data)
-    interface = of_model(model, example)
-    if data is None:
-        return interface, random_samples(interface.inputs)
-    return interface, collect(data, interface.inputs, num_samples)
 
 
 def _keras_outputs(interface: Interface, samples: Samples) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 This module changes when users may name such layers in another way.
 """
 
-from collections.abc import Callable
+import itertools
 from typing import Any
 
 import keras
@@ -12,8 +12,6 @@ from kprune.export import mixed, tflite
 from kprune.export.interface import Interface
 from kprune.export.origin import Origin, origins
 from kprune.naming import is_pattern, matches, unknown
-
-Matcher = str | keras.layers.Layer | type | Callable[[keras.layers.Layer], bool]
 
 
 def check(float_layers: Any, quantization: str, model: keras.Model) -> tuple[str, ...]:
@@ -53,17 +51,18 @@ def _names(matcher: Any, layers: list[keras.layers.Layer]) -> list[str]:
             raise ValueError(f"float_layers: {unknown(matcher, names)}")
         return [matcher]
     if isinstance(matcher, keras.layers.Layer):
-        found = [matcher.name] if matcher in layers else []
+        meant = [layer is matcher for layer in layers]
     elif isinstance(matcher, type):
-        found = [layer.name for layer in layers if isinstance(layer, matcher)]
+        meant = [isinstance(layer, matcher) for layer in layers]
     elif callable(matcher):
-        found = [layer.name for layer in layers if matcher(layer)]
+        meant = [matcher(layer) for layer in layers]
     else:
         raise TypeError(
             "`float_layers` takes layers, layer classes, name patterns or functions "
             f"from a layer to bool. Received {matcher!r} of type "
             f"{type(matcher).__name__}."
         )
+    found = list(itertools.compress(names, meant))
     if not found:
         raise ValueError(f"float_layers: {matcher!r} is no layer of the model.")
     return found
@@ -115,6 +114,8 @@ def of_operators(
         for tensor in getattr(model, "outputs", None) or ()
         if (history := getattr(tensor, "_keras_history", None)) is not None
     ]
-    ends = dict(zip((outputs[name] for name in interface.output_names), made_by))
+    ends = dict(
+        zip((outputs[name] for name in interface.output_names), made_by, strict=False)
+    )
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
     return origins(file.subgraphs[0], names, ends)
