@@ -837,17 +837,17 @@ class LayerSensitivity:
         activation_error: How far off what it makes is in the quantised file, in which
             all layers before it are quantised too: the root of the mean square of the
             difference, over that of the float32 values. The largest of its operators.
-        error_without: The output's relative difference (L2 norm) from float32 with all
-            layers but this one quantised.
-        error_up_to: The same with neither this layer quantised nor those that are
+        error_alone: The output's relative difference (L2 norm) from float32 with this
+            layer quantised, and no other.
+        error_left: The same with all layers quantised but this one and those that are
             listed before it; `None` where that was not measured.
     """
 
     layer: str
     operators: tuple[str, ...]
     activation_error: float
-    error_without: float
-    error_up_to: float | None
+    error_alone: float
+    error_left: float | None
 
     @property
     def sqnr(self) -> float:
@@ -867,7 +867,7 @@ class SensitivityReport:
         samples: Number of samples that it was calibrated on, and measured on.
         error: The output's relative difference (L2 norm) from float32 with all layers
             quantised; of several outputs the largest.
-        layers: The layers, first the one that is best kept in float32.
+        layers: The layers, first the one that costs most alone.
         worth_keeping: The fewest of the first layers that, in float32, halve the error;
             none if that takes more than half of the layers.
     """
@@ -908,8 +908,8 @@ class SensitivityReport:
                 ", ".join(dict.fromkeys(item.operators)),
                 f"{item.activation_error:.3g}",
                 f"{item.sqnr:.1f} dB",
-                f"{item.error_without:.3g}",
-                "-" if item.error_up_to is None else f"{item.error_up_to:.3g}",
+                f"{item.error_alone:.3g}",
+                "-" if item.error_left is None else f"{item.error_left:.3g}",
             )
             for item in self.layers
         ]
@@ -918,8 +918,8 @@ class SensitivityReport:
             "operators",
             "makes values off by",
             "SQNR",
-            "output, it in float32",
-            "and all above",
+            "output, it alone quantised",
+            "all but it and above",
         )
         lines = [
             f"{self.model} in {self.quantization} for {self.target}: the output is off "

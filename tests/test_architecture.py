@@ -41,6 +41,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HEAVY = {
     "tensorflow",
     "ai_edge_litert",
+    "ai_edge_quantizer",
     "tflite_micro",
     "matplotlib",
     "jinja2",

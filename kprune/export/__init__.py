@@ -111,7 +111,8 @@ def export(
             `{"name": "board", "like": "microcontroller", "flash": 262144, "arena":
             65536}`, or the path of a `.yaml` file of it;
             `kprune.export.choosing.described` has the entries.
-        quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
+        quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"`, `"int16x8"`, or for
+            android `"int4"` (weights only; needs `pip install 'kprune[int4]'`). By
             default `"dynamic"` for android, which needs no data, `"int8"` for
             microcontrollers, which have no other small form, and `"none"` otherwise.
         representative_data: Inputs as the device will see them: an array; a tuple, list

@@ -4,6 +4,7 @@ This module changes when users may name such layers in another way.
 """
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,8 +15,10 @@ from kprune.export.origin import Origin, origins
 from kprune.naming import is_pattern, matches, unknown
 
 
-def check(float_layers: Any, quantization: str, model: keras.Model) -> tuple[str, ...]:
-    """Returns the names, and patterns of names, of the layers that are meant.
+def check(
+    float_layers: Any, quantization: str, model: keras.Model
+) -> list[tuple[str, ...]]:
+    """Returns names of layers, or patterns of names, for each thing that was given.
 
     Args:
         float_layers: A layer, a layer class, a name or a pattern of names, a function
@@ -29,7 +32,7 @@ def check(float_layers: Any, quantization: str, model: keras.Model) -> tuple[str
             operators in float32 anyway.
     """
     if float_layers is None:
-        return ()
+        return []
     several = isinstance(float_layers, list | tuple | set)
     matchers = tuple(float_layers) if several else (float_layers,)
     if matchers and quantization not in mixed.QUANTIZATIONS:
@@ -38,18 +41,15 @@ def check(float_layers: Any, quantization: str, model: keras.Model) -> tuple[str
             f"{quantization!r} everything computes in float32: leave it out."
         )
     layers = list(model._flatten_layers(include_self=False))
-    result: list[str] = []
-    for matcher in matchers:
-        result += _names(matcher, layers)
-    return tuple(dict.fromkeys(result))
+    return [_names(matcher, layers) for matcher in matchers]
 
 
-def _names(matcher: Any, layers: list[keras.layers.Layer]) -> list[str]:
+def _names(matcher: Any, layers: list[keras.layers.Layer]) -> tuple[str, ...]:
     names = [layer.name for layer in layers]
     if isinstance(matcher, str):
         if not is_pattern(matcher) and matcher.split("/")[-1] not in names:
             raise ValueError(f"float_layers: {unknown(matcher, names)}")
-        return [matcher]
+        return (matcher,)
     if isinstance(matcher, keras.layers.Layer):
         meant = [layer is matcher for layer in layers]
     elif isinstance(matcher, type):
@@ -62,14 +62,17 @@ def _names(matcher: Any, layers: list[keras.layers.Layer]) -> list[str]:
             f"from a layer to bool. Received {matcher!r} of type "
             f"{type(matcher).__name__}."
         )
-    found = list(itertools.compress(names, meant))
+    found = tuple(itertools.compress(names, meant))
     if not found:
         raise ValueError(f"float_layers: {matcher!r} is no layer of the model.")
     return found
 
 
 def operators(
-    plain: bytes, interface: Interface, model: keras.Model, wanted: tuple[str, ...]
+    plain: bytes,
+    interface: Interface,
+    model: keras.Model,
+    wanted: Iterable[tuple[str, ...]],
 ) -> dict[int, str]:
     """Returns the operators of layers, and what the layers are called.
 
@@ -77,7 +80,8 @@ def operators(
         plain: The model's float32 file, as the converter wrote it.
         interface: The model's inputs and outputs.
         model: The model.
-        wanted: Names of layers, or patterns, as `check` returns them.
+        wanted: Names of layers, or patterns, as `check` returns them. Of several
+            together some may have no operator.
 
     Returns:
         Names of layers by the positions of their operators in the main graph.
@@ -87,17 +91,18 @@ def operators(
     """
     found: dict[int, str] = {}
     origin = of_operators(plain, interface, model)
-    for pattern in wanted:
+    for patterns in wanted:
         places = {
             position: each.name
             for position, each in enumerate(origin)
-            if any(matches(name, pattern) for name in each.layers)
+            if any(matches(*pair) for pair in itertools.product(each.layers, patterns))
         }
         if not places:
+            known = dict.fromkeys(each.name for each in origin if each.name)
             raise ValueError(
-                f"float_layers: {pattern!r} has no operator in the file. It does "
-                "nothing on a device, or is folded into another layer: name that one. "
-                f"The file has {sorted({each.name for each in origin} - {''})}."
+                f"float_layers: {', '.join(map(repr, patterns))} has no operator in "
+                "the file. It does nothing on a device, or is folded into another "
+                f"layer: name that one. The file has {', '.join(map(repr, known))}."
             )
         found |= places
     return dict(sorted(found.items()))

@@ -6,8 +6,8 @@ This module changes when an option is added, or its limits change.
 import os
 from typing import Any
 
+from kprune.export import int4, sparse
 from kprune.export import labels as labelling
-from kprune.export import sparse
 from kprune.export.files import read_tflite
 from kprune.export.litert import check_survived
 from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
@@ -31,12 +31,14 @@ def check(
     quantization: str, data: Any, num_samples: int, tolerance: float | None
 ) -> None:
     """Refuses data that is missing, and numbers that are out of range."""
+    if quantization == "int4":
+        int4.check_installed()
     if data is None and quantization in NEEDS_DATA:
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`: some hundred "
             "inputs as the device will see them, for instance "
-            "representative_data=x_train[:200]. Only quantization='none', 'float16' "
-            "and 'dynamic' do without."
+            "representative_data=x_train[:200]. Only quantization='none', 'float16', "
+            "'dynamic' and 'int4' do without."
         )
     if not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(
