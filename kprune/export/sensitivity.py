@@ -3,6 +3,8 @@
 This module changes when another effect of quantising a layer is measured.
 """
 
+import itertools
+import math
 from typing import Any
 
 import keras
@@ -37,9 +39,11 @@ def quantization_sensitivity(
 
     The model is converted once to float32 and once quantised. Both files run on the
     data in LiteRT, and the values that each layer makes are compared. Then each layer
-    in turn computes in float32 while all others stay quantised, which shows what that
-    layer's quantisation costs at the outputs; and the worst ones together do, one more
-    each time, until the error is halved.
+    in turn is quantised while all others compute in float32, which shows what it costs
+    at the outputs. (Not the other way round: of two layers with values between them
+    that quantise badly, to spare one is no use.) At last the worst ones compute in
+    float32 while the others are quantised, one more each time, until the error is
+    halved.
 
         >>> report = kprune.quantization_sensitivity(model, x_train)  # doctest: +SKIP
         >>> kprune.export(
@@ -47,8 +51,8 @@ def quantization_sensitivity(
         ...     float_layers=report.worst(2),
         ... )  # doctest: +SKIP
 
-    TensorFlow's `QuantizationDebugger` measures activations alike, for int8 only; that
-    layers are tried out in float32 is what its guide does by hand:
+    TensorFlow's `QuantizationDebugger` compares activations too, for int8 only, and
+    each layer's from the same inputs; its guide then tries layers in float32 by hand:
     https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_debugger
 
     Args:
@@ -159,12 +163,14 @@ class _Trial:
                 right = sessions[1].value(theirs).astype(np.float64)
                 error = sessions[0].value(ours) - right
                 squares[position] += np.square(error).sum(), np.square(right).sum()
-        return {
-            position: float(np.sqrt(error / size))
-            if size
-            else float(error > 0) * np.inf
-            for position, (error, size) in squares.items()
-        }
+        return {position: _relative(*sums) for position, sums in squares.items()}
+
+
+def _relative(error: float, size: float) -> float:
+    """Returns the root of a sum of squares over another one."""
+    if not error:
+        return 0.0
+    return math.sqrt(error / size) if size else math.inf
 
 
 def _measure(
@@ -172,12 +178,16 @@ def _measure(
 ) -> tuple[LayerSensitivity, ...]:
     activations = trial.activations()
     operators = tflite.parse(trial.plain).subgraphs[0].operators
-    without = {layer: trial.error(tuple(places)) for layer, places in layers.items()}
+    all_places = sorted(itertools.chain.from_iterable(layers.values()))
+    alone = {
+        layer: trial.error(tuple(place for place in all_places if place not in places))
+        for layer, places in layers.items()
+    }
     together = trial.error(())
     enough = _GAIN * together
     kept: list[int] = []
     result: list[LayerSensitivity] = []
-    for layer in sorted(layers, key=lambda layer: without[layer]):
+    for layer in sorted(layers, key=lambda layer: -alone[layer]):
         kept += layers[layer]
         tried = together > enough and 2 * (len(result) + 1) <= len(layers)
         together = trial.error(tuple(sorted(kept))) if tried else together
@@ -186,8 +196,8 @@ def _measure(
                 layer=layer,
                 operators=tuple(operators[place].name for place in layers[layer]),
                 activation_error=max(activations[place] for place in layers[layer]),
-                error_without=without[layer],
-                error_up_to=together if tried else None,
+                error_alone=alone[layer],
+                error_left=together if tried else None,
             )
         )
     return tuple(result)
@@ -198,8 +208,8 @@ def _worth_keeping(
 ) -> tuple[str, ...]:
     """Returns the fewest of the first layers that halve the error, if measured."""
     for count, layer in enumerate(layers, 1):
-        if layer.error_up_to is None:
+        if layer.error_left is None:
             break
-        if layer.error_up_to <= _GAIN * error:
+        if layer.error_left <= _GAIN * error:
             return tuple(item.layer for item in layers[:count])
     return ()

@@ -16,14 +16,9 @@ def with_dead_layer(always):
         4, 3, activation="relu", name="dead", kernel_initializer=kernel,
         bias_initializer=keras.initializers.Constant(start),
     )  # fmt: skip
-    layers = [
-        L.Input((8, 8, 1)),
-        dead,
-        L.Conv2D(4, 3, bias_initializer="ones", name="next"),
-        L.Flatten(),
-    ]
+    after = L.Conv2D(4, 3, bias_initializer="ones", name="next")
     head = L.Dense(3, bias_initializer="ones", name="head")
-    return keras.Sequential([*layers, head])
+    return keras.Sequential([L.Input((8, 8, 1)), dead, after, L.Flatten(), head])
 
 
 def exported(tmp_path, model, quantization, data, **settings):
