@@ -79,3 +79,12 @@ def test_the_code_of_the_page_on_clustering_runs(tmp_path, monkeypatch):
     assert names["few"].clustering_report.clustered
     sizes = [(tmp_path / f"{name}.tflite").stat().st_size for name in ("many", "few")]
     assert sizes[1] < sizes[0]
+
+
+def test_the_code_of_the_page_on_quantization_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("quantization.md", {})
+    layers = {item.layer for item in names["sensitivity"].layers}
+    assert layers == {"stem", "body", "pool", "head"}
+    assert names["report"].float_layers == names["sensitivity"].worst()
+    assert (tmp_path / "model.tflite").exists()

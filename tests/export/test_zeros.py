@@ -1,4 +1,4 @@
-"""A pruned model's zeros are zeros in its file, the same ones, in every quantisation."""
+"""A pruned model's zeros are zeros in its file, the same ones, however quantised."""
 
 import keras
 import nets
