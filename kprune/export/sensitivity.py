@@ -125,6 +125,13 @@ class _Trial:
         self._interface, self._samples = interface, samples
         self.data, self.plain = data, plain
         self._right = self._run(plain).run(samples)
+        for name, values in zip(interface.output_names, self._right, strict=True):
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"Output {name!r} of the model itself, not quantised, has values "
+                    "that are NaN or infinite, so that there is nothing to compare "
+                    "with. Check the model's weights."
+                )
         self._known: dict[tuple[int, ...], float] = {}
 
     def _run(self, data: bytes, inspected: bool = False) -> Session:

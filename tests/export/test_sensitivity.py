@@ -152,3 +152,10 @@ def test_only_keras_models_are_taken():
 def test_samples_are_at_least_one():
     with pytest.raises(ValueError, match="`num_samples` must be an integer"):
         kprune.quantization_sensitivity(uneven(), facts(), num_samples=0)
+
+
+def test_a_model_that_is_not_finite_is_refused():
+    model = uneven()
+    model.get_layer("head").bias.assign(np.full(4, np.nan))
+    with pytest.raises(ValueError, match="NaN or infinite.*Check the model's weights"):
+        kprune.quantization_sensitivity(model, facts())
