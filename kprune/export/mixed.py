@@ -137,39 +137,43 @@ class _Mixture:
             if position in places:
                 twin = self._origin.operators[places[position]]
                 written.update(self._exchange(operator, twin, unpacked))
-            elif self._is(operator, "DEQUANTIZE") and operator.inputs[0] in written:
-                continue  # What it makes is written already.
-            else:
+            elif not written.intersection(map(int, operator.outputs)):
                 self._operators.append(operator)
                 if self._is(operator, "QUANTIZE"):
-                    read, made = int(operator.inputs[0]), int(operator.outputs[0])
-                    if self._graph.tensors[read].type == _FLOAT32:
-                        self._real[made] = read
+                    self._remember(int(operator.inputs[0]), int(operator.outputs[0]))
         self._drop_unread()
+
+    def _remember(self, read: int, made: int) -> None:
+        """Keeps in mind what the real values are of a tensor that was cast."""
+        if self._graph.tensors[read].type == _FLOAT32:
+            self._real[made] = read
+        elif read in self._real:
+            self._real[made] = self._real[read]
 
     def _exchange(
         self, operator: Any, twin: Any, unpacked: Mapping[int, int]
     ) -> list[int]:
-        """Puts the float32 form of an operator; returns what else is now in float32."""
+        """Puts the float32 form of an operator in its place; returns what it writes."""
         new = copy.copy(twin)
         new.opcodeIndex = self._code(self._source.operatorCodes[twin.opcodeIndex])
         pairs = itertools.zip_longest(operator.inputs, twin.inputs, fillvalue=-1)
         new.inputs = [self._input(int(ours), int(theirs)) for ours, theirs in pairs]
         new.outputs = []
-        made: list[int] = []
+        made: list[tuple[int, int]] = []
         for ours, theirs in zip(operator.outputs, twin.outputs, strict=True):
             tensor = self._origin.tensors[theirs]
             if self._graph.tensors[ours].type == tensor.type:
                 new.outputs.append(int(ours))
                 continue
-            made.append(int(ours))
             real = unpacked.get(int(ours))
-            self._real[int(ours)] = self._tensor(tensor) if real is None else real
-            new.outputs.append(self._real[int(ours)])
+            real = self._tensor(tensor) if real is None else real
+            self._real[int(ours)] = real
+            new.outputs.append(real)
+            made.append((real, int(ours)))
         self._operators.append(new)
-        for ours in made:
-            self._cast("QUANTIZE", self._real[ours], ours)
-        return made
+        for real, ours in made:
+            self._cast("QUANTIZE", real, ours)
+        return [real for real, _ in made]
 
     def _input(self, ours: int, theirs: int) -> int:
         """Returns what the float32 form of an operator reads instead of `ours`."""

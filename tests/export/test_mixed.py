@@ -206,3 +206,18 @@ def test_what_cannot_be_kept_is_refused(tmp_path, settings, error_type, words):
     with pytest.raises(error_type, match=words):
         export(keras.Sequential(layers), tmp_path / "m.tflite", "android", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_is_an_output_twice_and_used_inside(tmp_path):
+    inputs = L.Input((16,))
+    middle = L.Dense(16, name="middle")(inputs)
+    outputs = {"one": middle, "two": middle, "end": L.Dense(4, name="end")(middle)}
+    model = keras.Model(inputs, outputs)
+    data = np.random.default_rng(0).random((8, 16), dtype="float32")
+    for target in ("android", "microcontroller"):
+        report = export(
+            model, tmp_path / "m.tflite", target, "int8", data,
+            float_layers="middle", benchmark=False, c_source=False,
+        )  # fmt: skip
+        assert report.float_layers == ("middle",)
+        assert max(item.relative for item in report.differences) < 0.02
