@@ -174,7 +174,7 @@ def export(
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="none, float16, dynamic, int8 or int16x8.",
+            help="none, float16, dynamic, int4 (android), int8 or int16x8.",
             show_default="dynamic for android, int8 for microcontroller",
         ),
     ] = None,

@@ -26,6 +26,7 @@ PACKAGES = (
     "tensorflow",
     "tensorflow-model-optimization",
     "ai-edge-litert",
+    "ai-edge-quantizer",
     "tflite-micro",
     "ethos-u-vela",
     "numpy",

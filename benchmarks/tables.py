@@ -745,6 +745,38 @@ ACCURACY = {
     "tfmot_accuracy": "tfmot",
 }
 
+
+def quantization() -> str:
+    """Returns what each quantisation takes, and costs in accuracy."""
+    document = load("quantization")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for name, result in document["results"].items():
+        kept = f" ({result['kept']:g} of 7)" if "kept" in result else ""
+        rows.append(
+            [
+                f"{name}{kept}",
+                f"{result['bytes']:,.0f}",
+                f"{result['gzip']:,.0f}",
+                f"{result['ratio']:.2f}",
+                f"{result['error']:.2g}",
+                f"{result['accuracy']:.1f}",
+                f"{result['zeros']:.3f}",
+            ]
+        )
+    head = [
+        "0.8 zeros",
+        "bytes",
+        "gzip",
+        "gzip / float32",
+        "output off by",
+        "accuracy",
+        "zeros in the file",
+    ]
+    return table(head, rows, document)
+
+
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE / "README.md": {
         "accuracy": accuracy,
@@ -772,6 +804,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE.parent / "docs" / "quantization_aware_training.md": {
         "quantization_aware": quantization_aware
     },
+    HERE.parent / "docs" / "quantization.md": {"quantization": quantization},
     HERE.parent / "README.md": {
         "overview": overview,
         "channels": channels,

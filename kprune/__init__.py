@@ -32,6 +32,7 @@ from kprune.curves import plot_fit
 from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
+from kprune.export.sensitivity import quantization_sensitivity
 from kprune.granularity import (
     Block,
     Channel,
@@ -58,6 +59,7 @@ from kprune.report import (
     PruningReport,
     QuantizationReport,
     Report,
+    SensitivityReport,
 )
 from kprune.rewinding import RewindCallback
 from kprune.schedules import (
@@ -131,6 +133,7 @@ __all__ = [
     "Rule",
     "SET",
     "Schedule",
+    "SensitivityReport",
     "Shard",
     "ShrinkPlan",
     "ShrinkReport",
@@ -152,6 +155,7 @@ __all__ = [
     "plot_fit",
     "prepare",
     "prune",
+    "quantization_sensitivity",
     "quantize_aware",
     "register_coupling",
     "register_prunable",

@@ -42,6 +42,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HEAVY = {
     "tensorflow",
     "ai_edge_litert",
+    "ai_edge_quantizer",
     "tflite_micro",
     "matplotlib",
     "jinja2",
@@ -160,6 +161,7 @@ def test_public_names():
         "Rule",
         "SET",
         "Schedule",
+        "SensitivityReport",
         "Shard",
         "ShrinkPlan",
         "ShrinkReport",
@@ -181,6 +183,7 @@ def test_public_names():
         "plot_fit",
         "prepare",
         "prune",
+        "quantization_sensitivity",
         "quantize_aware",
         "register_coupling",
         "register_prunable",

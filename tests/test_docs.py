@@ -90,3 +90,12 @@ def test_the_code_of_the_page_on_training_for_int8_runs(monkeypatch, tmp_path):
     kernels = [w for w in names["both"].weights if w.name == "kernel"]
     zeros = sum((w.numpy() == 0).sum() for w in kernels[::2])
     assert zeros / sum(w.numpy().size for w in kernels[::2]) > 0.88
+
+
+def test_the_code_of_the_page_on_quantization_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("quantization.md", {})
+    layers = {item.layer for item in names["sensitivity"].layers}
+    assert layers == {"stem", "body", "pool", "head"}
+    assert names["report"].float_layers == names["sensitivity"].worst()
+    assert (tmp_path / "model.tflite").exists()

@@ -3,8 +3,8 @@
     python -m benchmarks.peers.tfmot_quantization_aware --suite dscnn \
         --out benchmarks/results/tfmot_quantization_aware.json
 
-The protocol of `benchmarks/quantization_aware.py` in tf_keras: `prune_low_magnitude` in the
-second phase, and in the third the scheme that keeps zeros,
+The protocol of `benchmarks/quantization_aware.py` in tf_keras: `prune_low_magnitude` in
+the second phase, and in the third the scheme that keeps zeros,
 `Default8BitPrunePreserveQuantizeScheme`. Files are run in TensorFlow Lite.
 
 Needs an environment with the packages of kprune's extra `tfmot`; not kprune itself.

@@ -3,8 +3,8 @@
     python -m benchmarks.peers.tfmot_quantization_aware_step \
         --out benchmarks/results/tfmot_quantization_aware_step.json
 
-The protocol of `benchmarks/quantization_aware_step.py` on tf_keras, with the scheme that
-keeps zeros. Needs an environment with the packages of kprune's extra `tfmot`; not
+The protocol of `benchmarks/quantization_aware_step.py` on tf_keras, with the scheme
+that keeps zeros. Needs an environment with the packages of kprune's extra `tfmot`; not
 kprune itself.
 """
 

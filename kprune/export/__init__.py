@@ -14,8 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export import (
+    keeping,
+    limits,
+    mixed,
+    notes,
+    options,
+    ranges,
+    sparse,
+    tflite,
+    vela,
+)
 from kprune.export import labels as labelling
-from kprune.export import limits, notes, options, sparse, tflite, vela
 from kprune.export.baseline import TOO_LARGE, without_zeros
 from kprune.export.capacity import check_fits, fits
 from kprune.export.choosing import Device, choose, limited
@@ -36,9 +46,9 @@ from kprune.export.metadata import with_labels
 from kprune.export.precision import in_float32
 from kprune.export.pruned import names as weight_names
 from kprune.export.pruned import parameters, records, weights_of
-from kprune.export.samples import Samples, collect, first_batch, random_samples
+from kprune.export.samples import Samples, interface_and_samples
 from kprune.export.slim import slim as slimmed
-from kprune.export.targets import UNPACKED, Target
+from kprune.export.targets import NEEDS_DATA, UNPACKED, Target
 from kprune.export.tflm import (
     RUN_SECONDS,
     MicroRun,
@@ -47,7 +57,7 @@ from kprune.export.tflm import (
     check_seconds,
 )
 from kprune.export.tflm import run as run_in_tflm
-from kprune.export.trained import check_trained, is_trained
+from kprune.export.trained import check_trained, is_trained, refuse_trained
 from kprune.export.unrolling import without_loops
 from kprune.report import (
     FileSize,
@@ -80,6 +90,7 @@ def export(
     arena: int | None = None,
     run_seconds: float = RUN_SECONDS,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    float_layers: Any = None,
 ) -> Report:
     """Writes a model for a device, after running it on the device's runtime here.
 
@@ -101,7 +112,8 @@ def export(
             `{"name": "board", "like": "microcontroller", "flash": 262144, "arena":
             65536}`, or the path of a `.yaml` file of it;
             `kprune.export.choosing.described` has the entries.
-        quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`. By
+        quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"`, `"int16x8"`, or for
+            android `"int4"` (weights only; needs `pip install 'kprune[int4]'`). By
             default `"dynamic"` for android, which needs no data, `"int8"` for
             microcontrollers, which have no other small form, and `"none"` otherwise.
             A model of `kprune.quantize_aware` is `"int8"` in any case.
@@ -143,6 +155,11 @@ def export(
             one per line. For android the file holds them, as TFLite Metadata with a
             `labels.txt`; for microcontrollers the header does, where they take no flash
             unless they are used.
+        float_layers: Layers that stay in float32 while the others are quantised: a
+            layer, a layer class, a name or a pattern such as `"head*"`, a function
+            from a layer to bool, or a sequence of these. A name counts for all layers
+            inside of it, and for the operator that it is folded into. Which ones to
+            choose: `kprune.quantization_sensitivity(...).worst(2)`.
 
     Returns:
         What was measured. `print` it.
@@ -161,6 +178,9 @@ def export(
     if not is_trained(model):
         options.check_data(quantization, representative_data)
     options.check_numbers(num_samples, tolerance)
+    if float_layers is not None:
+        refuse_trained("float_layers", model)
+    kept_names = keeping.check(float_layers, quantization, model)
     options.check_encoding(encode, decoding_bytes, chosen, quantization)
     check_seconds("run_seconds", run_seconds)
     label_names = options.read_labels(labels, chosen, c_source)
@@ -181,7 +201,7 @@ def export(
 
     computing = in_float32(model)
     straight, unrolled = without_loops(computing, quantization, chosen)
-    interface, samples = _interface_and_samples(
+    interface, samples = interface_and_samples(
         computing, representative_data, num_samples
     )
     expected = _keras_outputs(interface, samples)
@@ -192,10 +212,18 @@ def export(
         first = interface.output_names[0]
         labelled = labelling.of_output(label_names, first, expected[0].shape[1:])
 
+    plain, kept = b"", {}
+    if kept_names:
+        plain = convert(interface, computing, "none", None, False)
+        kept = keeping.operators(plain, interface, computing, kept_names)
+
     def converted(sparsely: bool) -> bytes:
         data = convert(
             interface, computing, quantization, samples, chosen.integer_io, sparsely
         )
+        data = mixed.with_float(data, plain, kept) if kept else data
+        if quantization in NEEDS_DATA:
+            ranges.check_observed(data, samples.count)
         if micro:
             check_operators(data, chosen)
         if labelled is not None and not micro:
@@ -292,21 +320,10 @@ def export(
         estimates=estimates,
         unrolled=unrolled,
         labelled=labelled,
+        float_layers=tuple(dict.fromkeys(kept.values())),
     )
     write_together(contents)
     return report
-
-
-def _interface_and_samples(
-    model: keras.Model, data: Any, num_samples: int
-) -> tuple[Interface, Samples]:
-    example = None
-    if data is not None and not getattr(model, "inputs", None):
-        example, data = first_batch(data)
-    interface = of_model(model, example)
-    if data is None:
-        return interface, random_samples(interface.inputs)
-    return interface, collect(data, interface.inputs, num_samples)
 
 
 def _keras_outputs(interface: Interface, samples: Samples) -> list[np.ndarray]:
@@ -455,6 +472,7 @@ def _report(
     estimates: tuple[NpuEstimate, NpuEstimate] | None,
     unrolled: Sequence[str],
     labelled: Labels | None,
+    float_layers: tuple[str, ...],
 ) -> Report:
     files = list(contents)
     data = contents[files[0]]
@@ -492,6 +510,7 @@ def _report(
         encoding=None if encoded is None else encoded.facts,
         npu=_npu(target, files[0], estimates),
         labels=() if labelled is None else labelled.names,
+        float_layers=float_layers,
         notes=(
             *lost,
             *notes.of_labels(labelled, target),
@@ -502,7 +521,7 @@ def _report(
             ),
             *notes.of_zeros(stored, encode),
             *notes.of_unmeasured(latency, dense_from),
-            *notes.of_quantization(parsed, quantization),
+            *notes.of_quantization(parsed, quantization, float_layers),
             *notes.of_difference(differences),
             *notes.of_latency(latency),
             *(fact.text for fact in target.facts),

@@ -16,8 +16,15 @@ MOST_BYTES = 2**31 - 1
 Source: https://flatbuffers.dev/internals/
 """
 
-# Bytes of a weight in the largest file on the way: what is calibrated is a float32 one.
-_BYTES = {"none": 4, "float16": 2, "dynamic": 1, **dict.fromkeys(NEEDS_DATA, 4)}
+# Bytes of a weight in the largest file on the way: what is calibrated is a float32 one,
+# and so is what gets int4 weights.
+_BYTES = {
+    "none": 4,
+    "float16": 2,
+    "dynamic": 1,
+    "int4": 4,
+    **dict.fromkeys(NEEDS_DATA, 4),
+}
 
 
 def fits(model: keras.Model, quantization: str) -> bool:

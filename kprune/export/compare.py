@@ -17,6 +17,7 @@ LIMITS = {
     "none": 1e-3,
     "float16": 0.05,
     "dynamic": 0.5,
+    "int4": 0.5,
     "int8": 0.5,
     "int16x8": 0.5,
 }
@@ -108,8 +109,10 @@ def check(
         if item.relative > limit and not within_steps and item.max_abs > 1e-6:
             cure = (
                 "Pass representative_data that covers what the model will see, try "
-                "quantization='int16x8', or allow it with `tolerance`."
-                if quantization in ("int8", "int16x8", "dynamic")
+                "quantization='int16x8', keep the worst layers in float32 "
+                "(`float_layers`; kprune.quantization_sensitivity names them), or "
+                "allow it with `tolerance`."
+                if quantization in ("int8", "int16x8", "dynamic", "int4")
                 else "This points to an error in the converter or the runtime; please "
                 "report it with the model."
             )

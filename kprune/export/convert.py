@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export import converter, tflite
+from kprune.export import converter, int4, tflite
 from kprune.export.files import temporary_folder
 from kprune.export.interface import Interface
 from kprune.export.quiet import captured_output, last_lines
@@ -77,7 +77,7 @@ def convert(
             words = str(failure) or type(failure).__name__
             raise _refused(words, printed.text, model, quantization) from failure
         settings = {
-            "quantization": quantization,
+            "quantization": "none" if quantization == "int4" else quantization,
             "trained": is_trained(model),
             "inputs": {item.name: item.dtype for item in interface.inputs},
             "integer_io": integer_io,
@@ -95,6 +95,8 @@ def convert(
             loops = _loops(folder / "saved_model", model)
             raise _stopped(outcome, loops, model, quantization)
         data = (folder / "model.tflite").read_bytes()
+    if quantization == "int4":
+        data = int4.quantize(data)
     flex = [name for name in tflite.parse(data).operator_counts() if "Flex" in name]
     if flex:
         raise ValueError(

@@ -18,6 +18,7 @@ from kprune.export.ends import Ends, without_batch
 from kprune.export.files import temporary_folder
 from kprune.export.quiet import captured_output
 from kprune.export.samples import Samples
+from kprune.export.tflite import Tensor
 
 # Loading and running once, of a large file on a slow machine.
 _TRIAL_SECONDS = 300.0
@@ -65,18 +66,29 @@ class Session:
     Args:
         data: The `.tflite` file.
         ends: Its inputs and outputs, in the order of the samples.
+        inspected: Whether all tensors can be read after a run. It takes memory and
+            time: XNNPACK, which does not keep them, stays out.
 
     Raises:
         ValueError: If LiteRT cannot load it.
     """
 
-    def __init__(self, data: bytes, ends: Ends) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, data: bytes, ends: Ends, inspected: bool = False) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = OpResolverType.AUTO
+        if inspected:
+            resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
         failure: Exception | None = None
         with captured_output() as printed:
             try:
-                self._interpreter = Interpreter(model_content=data, num_threads=1)
+                self._interpreter = Interpreter(
+                    model_content=data,
+                    num_threads=1,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=inspected,
+                )
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 failure = error
@@ -113,6 +125,13 @@ class Session:
     def invoke(self) -> None:
         """Runs the file once on the inputs that were set."""
         self._interpreter.invoke()
+
+    def value(self, tensor: Tensor) -> np.ndarray:
+        """Returns the real values of an inner tensor, if this is inspected."""
+        found = self._interpreter.get_tensor(tensor.index)
+        if not tensor.scale.size:
+            return found
+        return (found.astype(np.float32) - tensor.zero_point[0]) * tensor.scale[0]
 
     def run(self, samples: Samples) -> list[np.ndarray]:
         """Returns each output's real values for all samples.

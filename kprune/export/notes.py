@@ -22,7 +22,9 @@ from kprune.report import Latency, NpuEstimate, OutputDifference
 _WORTH = 0.1
 
 
-def of_quantization(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
+def of_quantization(
+    parsed: tflite.TFLiteFile, quantization: str, float_layers: Sequence[str] = ()
+) -> list[str]:
     """Returns sentences on operators that stayed in floating point."""
     if quantization not in NEEDS_DATA:
         return []
@@ -40,6 +42,11 @@ def of_quantization(parsed: tflite.TFLiteFile, quantization: str) -> list[str]:
     )
     if not floating:
         return []
+    if float_layers:
+        return [
+            f"These operators are in float32, of `float_layers` or for want of an "
+            f"{quantization} form: {', '.join(floating)}."
+        ]
     return [
         f"These operators stayed in float32, having no {quantization} form: "
         f"{', '.join(floating)}."

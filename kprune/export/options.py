@@ -6,8 +6,8 @@ This module changes when an option is added, or its limits change.
 import os
 from typing import Any
 
+from kprune.export import int4, sparse
 from kprune.export import labels as labelling
-from kprune.export import sparse
 from kprune.export.files import read_tflite
 from kprune.export.litert import check_survived
 from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
@@ -29,12 +29,14 @@ def not_a_model(argument: str, value: Any) -> str:
 
 def check_data(quantization: str, data: Any) -> None:
     """Refuses data that is missing."""
+    if quantization == "int4":
+        int4.check_installed()
     if data is None and quantization in NEEDS_DATA:
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`: some hundred "
             "inputs as the device will see them, for instance "
-            "representative_data=x_train[:200]. Only quantization='none', 'float16' "
-            "and 'dynamic' do without, and models of kprune.quantize_aware."
+            "representative_data=x_train[:200]. Only quantization='none', 'float16', "
+            "'dynamic' and 'int4' do without, and models of kprune.quantize_aware."
         )
 
 

@@ -8,9 +8,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
-from kprune.export.interface import Input
+from kprune.export.interface import Input, Interface, of_model
 
 _RANDOM_SAMPLES = 32
 
@@ -36,6 +37,25 @@ class Samples:
         """Yields the samples one by one, each input with a batch dimension of 1."""
         for index in range(self.count):
             yield tuple(array[index : index + 1] for array in self.arrays)
+
+
+def interface_and_samples(
+    model: keras.Model, data: Any, num_samples: int
+) -> tuple[Interface, Samples]:
+    """Returns a model's inputs and outputs, and samples for it.
+
+    Args:
+        model: A built model.
+        data: What the user passed as `representative_data`; `None` for random samples.
+        num_samples: The most samples to take, at least 1.
+    """
+    example = None
+    if data is not None and not getattr(model, "inputs", None):
+        example, data = first_batch(data)
+    interface = of_model(model, example)
+    if data is None:
+        return interface, random_samples(interface.inputs)
+    return interface, collect(data, interface.inputs, num_samples)
 
 
 def first_batch(data: Any) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ QUANTIZATIONS: Mapping[str, str] = {
     "none": "float32 weights and arithmetic",
     "float16": "float16 weights, unpacked to float32 when the model loads",
     "dynamic": "int8 weights, activations quantised while the model runs",
+    "int4": "int4 weights, activations quantised while the model runs",
     "int8": "int8 weights and activations, fixed by representative data",
     "int16x8": "int8 weights and int16 activations, fixed by representative data",
 }
@@ -150,6 +151,10 @@ _TFLM_REFUSED = {
     "float16": "TensorFlow Lite Micro has no float16 weights",
     "dynamic": (
         "TensorFlow Lite Micro has no kernels that mix int8 weights with float "
+        "activations"
+    ),
+    "int4": (
+        "TensorFlow Lite Micro has no kernels that mix int4 weights with float "
         "activations"
     ),
 }
@@ -293,7 +298,9 @@ TARGETS: Mapping[str, Target] = {
         runtime=_LITERT,
         # Every runtime that reads TFLite files computes in float32.
         default_quantization="none",
-        refused={},
+        refused={
+            "int4": "few runtimes but LiteRT, target='android', know int4 weights"
+        },
         integer_io=False,
         slim=False,
         operators=None,

@@ -45,6 +45,17 @@ def check_trained(model: keras.Model, quantization: str | None) -> str | None:
     return INT8
 
 
+def refuse_trained(argument: str, model: keras.Model) -> None:
+    """Raises a `ValueError` for a trained model, whose ranges are settled."""
+    if is_trained(model):
+        raise ValueError(
+            f"{argument} is for models that are quantised after training, and "
+            f"{model.name!r} is trained for int8. Give the model that it was made of, "
+            "or say what is to stay in float32 before training: "
+            "kprune.quantize_aware(model, skip=...)."
+        )
+
+
 def traced_for(quantization: str) -> contextlib.AbstractContextManager[None]:
     """While a trained model is traced, it computes what the converter is to see."""
     return deployed() if quantization == INT8 else unrounded()

@@ -29,12 +29,8 @@ def fold_normalisations(flow: Flow, kept: set[str]) -> None:
         norm = call.operation
         if type(norm) is not L.BatchNormalization or call.name in kept:
             continue
-        before = makers.get(call.inputs[0])
-        if (
-            before is None
-            or before.name in kept
-            or role_of(norm, call.outputs[0].rank).kind == roles.FLOAT
-        ):
+        before, rank = makers.get(call.inputs[0]), call.outputs[0].rank
+        if before is None or before.name in kept:
             continue
         foldable = (
             role_of(norm, rank).kind == roles.SCALING

@@ -3,7 +3,9 @@ import nets
 import numpy as np
 import pytest
 
-from kprune.export import tflite
+import kprune
+from kprune.export import int4, tflite
+from kprune.export.choosing import choose
 from kprune.export.convert import check_backend
 
 L = keras.layers
@@ -32,6 +34,7 @@ def test_other_backends_are_refused_with_the_cure(monkeypatch):
         ("none", "FLOAT32", "FLOAT32"),
         ("float16", "FLOAT16", "FLOAT32"),
         ("dynamic", "INT8", "FLOAT32"),
+        ("int4", "INT4", "FLOAT32"),
         ("int8", "INT8", "INT8"),
         ("int16x8", "INT8", "INT16"),
     ],
@@ -40,6 +43,8 @@ def test_other_backends_are_refused_with_the_cure(monkeypatch):
 def test_each_quantisation_stores_what_it_says(
     quantization, weights, activations, integer_io
 ):
+    if quantization == "int4":
+        pytest.importorskip("ai_edge_quantizer")
     model = keras.Sequential([L.Input((40,)), L.Dense(40, activation="relu")])
     data = np.random.default_rng(0).random((8, 40), dtype="float32")
     file = tflite.parse(nets.converted(model, quantization, data, integer_io))
@@ -52,6 +57,28 @@ def test_each_quantisation_stores_what_it_says(
     assert ends == {activations if integer_io else "FLOAT32"}
 
 
-def test_converting_is_silent(capfd):
-    nets.converted(nets.two_inputs(), "int8", nets.two_inputs_data())
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_converting_is_silent(capfd, quantization):
+    if quantization == "int4":
+        pytest.importorskip("ai_edge_quantizer")
+    nets.converted(nets.two_inputs(), quantization, nets.two_inputs_data())
     assert capfd.readouterr() == ("", "")
+
+
+def test_int4_needs_a_package_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(int4.importlib.util, "find_spec", lambda name: None)
+    model = keras.Sequential([L.Input((4,)), L.Dense(3)])
+    with pytest.raises(ValueError, match=r"pip install 'kprune\[int4\]'"):
+        kprune.export(model, tmp_path / "m.tflite", "android", "int4")
+
+
+def test_int4_that_fails_is_told_with_the_cure():
+    pytest.importorskip("ai_edge_quantizer")
+    with pytest.raises(ValueError, match="fails on the model.*quantization='dynamic'"):
+        int4.quantize(b"no file")
+
+
+@pytest.mark.parametrize("target", ["generic", "microcontroller", "ethos-u55-128"])
+def test_int4_is_for_litert(target):
+    with pytest.raises(ValueError, match="int4.*Use one of"):
+        choose(target, "int4")
