@@ -80,6 +80,9 @@ _TABLE: dict[type, Prunable] = {
     L.SpectralNormalization: _NONE,
 }
 
+# How the reason begins for which nobody said that a weight may be sparse.
+UNKNOWN = "unknown layer class"
+
 # Of what a layer names itself: as in Keras's own kernels.
 _MATRIX = "*io"
 
@@ -336,6 +339,6 @@ def _reason(
         return f"not among the weights of {type(layer).__name__} that may be sparse"
     name = type(layer).__name__
     return (
-        f"unknown layer class {name}: if it may be sparse, call "
+        f"{UNKNOWN} {name}: if it may be sparse, call "
         f"kprune.register_prunable({name}, ({variable.name!r},))"
     )

@@ -34,6 +34,7 @@ LAYERS = [
     ["advice"],
     ["demo"],
     ["demo_view"],
+    ["compat"],
     ["__init__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
