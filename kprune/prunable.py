@@ -211,9 +211,9 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
     """Returns each weight of a built model or layer once, the outermost layers first.
 
     The root may be of any kind, also a subclassed model: layers are found where Keras
-    tracks them, not in a graph. A layer with a method `get_prunable_weights() -> list of
+    tracks them, not in a graph. A layer with `get_prunable_weights() -> list of
     variables` says itself which of its weights, those of inner layers included, may be
-    sparse; the last two axes of one that the table does not know are (inputs, outputs).
+    sparse; the last axes of one that the table does not know are (inputs, outputs).
     """
     found: dict[int, Candidate] = {}
     # The layers of the model, in its order, that hold a weight of the table.

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kprune.config import check_fraction, get
+from kprune.foreign import received
 from kprune.granularity import Granularity
 from kprune.layers import (
     Pruned,
@@ -349,6 +350,7 @@ def _copy_subclassed(model: keras.Model, changes: Changes) -> keras.Model:
 
 
 def check_has_graph(owner: str, model: keras.Model) -> None:
+    """Raises ValueError if a model has no graph of layers."""
     if not has_graph(model):
         raise ValueError(
             f"{owner}: {model.name!r} is a subclassed model ({type(model).__name__}), "
@@ -376,13 +378,5 @@ def _warn_unmasked(model: keras.layers.Layer) -> None:
 
 
 def not_keras(owner: str, value: Any) -> str:
-    hint = ""
-    if type(value).__module__.split(".")[0] in ("tf_keras", "tensorflow"):
-        hint = (
-            " It belongs to legacy Keras 2 (tf_keras); load or rebuild it with "
-            "`keras`, version 3."
-        )
-    return (
-        f"{owner}: expected a Keras 3 model or layer. Received {value!r} of type "
-        f"{type(value).__module__}.{type(value).__qualname__}.{hint}"
-    )
+    """Returns the message for what is neither a model nor a layer of Keras 3."""
+    return f"{owner}: expected a Keras 3 model or layer. {received(value)}"

@@ -9,9 +9,9 @@
     model.fit(..., callbacks=[sparsity.UpdatePruningStep()])
     model = sparsity.strip_pruning(model)
 
-Names, arguments and what tfmot's documents promise are those of tfmot 0.8.1,
-https://www.tensorflow.org/model_optimization/api_docs/python/tfmot/sparsity/keras; where
-it does something else than they promise, this does what they promise.
+Names, arguments and what the documents promise are those of tfmot 0.8.1,
+https://www.tensorflow.org/model_optimization/api_docs/python/tfmot/sparsity/keras.
+Where tfmot itself does something else, this does what they promise.
 docs/migrating_from_tfmot.md lists every difference. This module changes when tfmot's
 public names do.
 """

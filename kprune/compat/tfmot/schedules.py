@@ -206,12 +206,12 @@ class Called(Schedule):
     schedule: PruningSchedule
 
     @property
-    def begin_step(self) -> int:  # type: ignore[override]
+    def begin_step(self) -> int:
         """0: only the schedule itself knows when it begins."""
         return 0
 
     @property
-    def end_step(self) -> int:  # type: ignore[override]
+    def end_step(self) -> int:
         """The schedule's `end_step`; 0 if it has none."""
         return max(0, self._end)
 
@@ -322,7 +322,7 @@ def _number(name: str, value: Any, owner: str) -> float:
             f"{owner}: `{name}` must be a number. Received {value!r} of type "
             f"{type(value).__name__}."
         )
-    return value if type(value) in (int, float) else float(value)
+    return value if isinstance(value, int) else float(value)
 
 
 def _fraction(name: str, value: Any, owner: str) -> float:

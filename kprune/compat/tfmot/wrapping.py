@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from kprune.allocation import Uniform
 from kprune.compat.tfmot.policies import PruningPolicy
 from kprune.compat.tfmot.schedules import ConstantSparsity, to_kprune
 from kprune.granularity import Block, Element, Granularity, NofM
@@ -232,7 +233,7 @@ class _Way:
         return Rule(
             self.schedule,
             granularity=granularity,
-            allocation="uniform",
+            allocation=Uniform(),
             # Weights of frozen layers are pruned, too.
             prune_frozen=True,
         )
