@@ -132,9 +132,7 @@ HYPOTHESIS = settings(
 def ramps(draw):
     begin = draw(st.integers(1, 4))
     length = draw(st.integers(1, 6))
-    initial, final = sorted(
-        draw(st.lists(st.floats(0, 0.99), min_size=2, max_size=2))
-    )
+    initial, final = sorted(draw(st.lists(st.floats(0, 0.99), min_size=2, max_size=2)))
     power = draw(st.integers(1, 4))
     frequency = draw(st.integers(1, 4))
     return [initial, final, begin, begin + length, power, frequency]

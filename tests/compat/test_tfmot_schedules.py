@@ -266,5 +266,7 @@ def test_a_schedule_that_answers_something_else_is_named():
             return {}
 
     model = sparsity.prune_low_magnitude(case.matrix(10, 10), Wrong())
-    with pytest.raises(TypeError, match=r"Wrong: .* returns \(should_prune, sparsity\)"):
+    with pytest.raises(
+        TypeError, match=r"Wrong: .* returns \(should_prune, sparsity\)"
+    ):
         case.fit(model, steps=1)

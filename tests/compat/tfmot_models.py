@@ -23,7 +23,11 @@ def matrix(inputs, outputs):
 
 def simple_dense():
     return keras.Sequential(
-        [L.Input((10,)), L.Dense(8, activation="relu"), L.Dense(5, activation="softmax")]
+        [
+            L.Input((10,)),
+            L.Dense(8, activation="relu"),
+            L.Dense(5, activation="softmax"),
+        ]
     )
 
 
@@ -42,7 +46,9 @@ def short():
     """A fit that is shorter than its schedule warns; that is meant here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This fit ends at", kprune.PruningWarning)
-        warnings.filterwarnings("ignore", "(?s).*The fit ended at", kprune.PruningWarning)
+        warnings.filterwarnings(
+            "ignore", "(?s).*The fit ended at", kprune.PruningWarning
+        )
         yield
 
 
@@ -97,3 +103,31 @@ def shares(model):
 def share_of_zeros(model):
     (share,) = shares(model)
     return share
+
+
+def begin(model):
+    """Makes the masks of step 0, as the begin of a loop of one's own does."""
+    model.optimizer = keras.optimizers.SGD(0.0)
+    pruning = sparsity.UpdatePruningStep()
+    pruning.set_model(model)
+    pruning.on_train_begin()
+    return pruning
+
+
+def mask_at_once(weight, target=0.5, **arguments):
+    """Returns the mask of a kernel with these values, pruned in one shot."""
+    weight = np.asarray(weight, "float32")
+    *window, inputs, outputs = weight.shape
+    layer = L.Dense(outputs, use_bias=False)
+    if window:
+        layer = {1: L.Conv1D, 2: L.Conv2D}[len(window)](outputs, window, use_bias=False)
+    model = keras.Sequential([L.Input((*window, inputs)), layer])
+    layer.kernel.assign(weight)
+    model = sparsity.prune_low_magnitude(
+        model, sparsity.ConstantSparsity(target, 0), **arguments
+    )
+    begin(model)
+    (mask,) = masks(model).values()
+    kernel = np.array(model.trainable_variables[0])
+    np.testing.assert_array_equal(kernel, weight * mask)
+    return mask
