@@ -20,7 +20,7 @@ from kprune.layers import Pruned, mask_of, pruned_layers
 from kprune.notices import Notices
 from kprune.plan import Rule, why_uncut
 from kprune.prunable import UNKNOWN, Candidate, candidates
-from kprune.rebuild import Changes, graph_of, rebuild
+from kprune.rebuild import Changes, graph_of, has_graph, rebuild
 from kprune.schedules import ConstantSparsity as OneShot
 from kprune.schedules import Schedule
 from kprune.transform import check_has_graph, copy_layer, not_keras, strip
@@ -260,9 +260,8 @@ class _Wrapping(Changes):
             new = type(old)(copy, old.rule, old.pruned_weights, name=old.name)
             self.kept.append((old, new))
             return new
-        if not isinstance(operation, keras.layers.Layer) or not self.way.allows(
-            operation
-        ):
+        is_layer = isinstance(operation, keras.layers.Layer)
+        if not is_layer or has_graph(operation) or not self.way.allows(operation):
             return copy
         rule = self.way.rule(operation)
         found, left = _divided(operation, rule)
