@@ -6,6 +6,7 @@ scikit-learn: https://www.tensorflow.org/model_optimization/guide/pruning
 
 import gzip
 import os
+import pathlib
 import warnings
 
 import numpy as np
@@ -54,8 +55,7 @@ def compile_for_digits(model):
 
 
 def zipped(file):
-    data = open(file, "rb").read()
-    return len(gzip.compress(data))
+    return len(gzip.compress(pathlib.Path(file).read_bytes()))
 
 
 def zeros(model):
@@ -96,13 +96,13 @@ def test_pruning_with_keras(digits):
         train_images,
         train_labels,
         batch_size=BATCH,
-        epochs=EPOCHS,
+        epochs=EPOCHS + 4,
         validation_split=0.1,
         callbacks=callbacks,
         verbose=0,
     )
     _, accuracy = model_for_pruning.evaluate(test_images, test_labels, verbose=0)
-    assert accuracy > baseline - 0.1
+    assert accuracy > baseline - 0.1 > 0.7
 
     model_for_export = sparsity.strip_pruning(model_for_pruning)
     model_for_export.save("pruned.keras", include_optimizer=False)
