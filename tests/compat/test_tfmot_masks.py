@@ -278,3 +278,8 @@ def test_groups_at_a_step_of_a_schedule_with_another_sparsity():
     assert layer.rule.schedule == kprune.PolynomialDecay(0.0, 0.5, 3, 9, 3, 100)
     layer = sparsity.prune_low_magnitude(L.Dense(4), sparsity_m_by_n=(1, 4))
     assert layer.rule.schedule == kprune.ConstantSparsity(0.25, 0)
+
+
+def test_of_half_a_weight_what_is_pruned_is_rounded():
+    """tfmot rounds what is kept, and keeps two."""
+    assert case.mask_at_once([[1, 2, 3, 4, 5]], 0.5).sum() == 3

@@ -59,8 +59,8 @@ class OneOfTwo(L.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.dense = L.Dense(3)
 
     def call(self, x):
@@ -242,6 +242,15 @@ def test_what_is_wrapped_already_stays_so_with_its_masks():
     assert listed[0] is wrapped and listed[1].layer is plain
     with pytest.raises(ValueError, match="is wrapped already"):
         sparsity.prune_low_magnitude(wrapped)
+
+
+def test_a_subclassed_model_inside_is_wrapped_as_a_layer_is():
+    """tfmot refuses it."""
+    inputs = L.Input((6,))
+    model = keras.Model(inputs, L.Dense(2)(Subclassed()(inputs)))
+    pruned = sparsity.prune_low_magnitude(model, case.every_step())
+    case.begin(pruned)
+    assert case.shares(pruned) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
