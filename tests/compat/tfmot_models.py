@@ -81,7 +81,7 @@ def loop(model, steps, learning_rate=0.01):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
         gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        optimizer.apply(gradients, model.trainable_variables)
         pruning.on_epoch_end(batch=-1)
         yield pruning
 
