@@ -146,7 +146,7 @@ def test_a_layer_names_its_weights_itself():
         def get_prunable_weights(self):
             return [self.matrix, self.vector, self.other.kernel]
 
-    found = candidates(chain((9,), Pair()))
+    found = prunable.candidates(chain((9,), Pair()))
     named = [c for c in found if c.why_dense() is None]
     assert [c.variable.name for c in named] == ["matrix", "vector", "kernel"]
     assert [c.axes and c.axes.letters for c in named] == ["io", None, "soo"]
