@@ -10,9 +10,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from cases import Case
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from tfmot_cases import Case
 
 import kprune.compat.tfmot as sparsity
 from kprune.granularity import Block, Element

@@ -9,7 +9,7 @@ import os
 import sys
 
 import numpy as np
-from cases import Case
+from tfmot_cases import Case
 
 
 class Peer:
