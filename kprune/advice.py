@@ -34,6 +34,7 @@ from kprune.export.targets import DECODED, UNPACKED, Target
 from kprune.export.tflite import Subgraph, Tensor, TFLiteFile
 from kprune.export.unrolling import without_loops
 from kprune.export.xnnpack import Outcome, Verdict, judge
+from kprune.foreign import received
 from kprune.granularity import Channel
 from kprune.preparation import Change, planned_changes
 from kprune.report import table
@@ -211,10 +212,7 @@ def advise(
             its range.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"advise needs a Keras 3 model. Received {model!r} of type "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise TypeError(f"advise needs a Keras 3 model. {received(model)}")
     chosen = target_of(target)
     check_fraction("sparsity", sparsity, "advise")
     if not sparsity:

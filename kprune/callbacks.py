@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kprune.foreign import check_trained
 from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
 from kprune.judges import callbacks_of_fit, traps
 from kprune.plan import Plan
@@ -118,6 +119,15 @@ class PruningCallback(keras.callbacks.Callback):
     def history(self) -> list[tuple[int, float]]:
         """List of `(step, sparsity)`, one pair per update of the masks."""
         return [] if self._updates is None else self._updates.history
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained(self._name, model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets an earlier fit; the work begins with the first epoch."""

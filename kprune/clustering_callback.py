@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kprune.foreign import check_trained
 from kprune.layers import scope_of
 from kprune.moments import Moments
 from kprune.notices import Notices
@@ -109,6 +110,15 @@ class ClusteringCallback(keras.callbacks.Callback):
             self._skipped,
             self._notices.counts,
         )
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained("ClusteringCallback", model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets an earlier fit; the work begins with the first epoch."""

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.foreign import received
 from kprune.layers import Pruned, scope_of
 from kprune.naming import nearest
 from kprune.rebuild import graph_of, has_graph
@@ -458,8 +459,7 @@ def _check_models(student: Any, teacher: Any) -> None:
     for name, model in (("student", student), ("teacher", teacher)):
         if not isinstance(model, keras.Model):
             raise TypeError(
-                f"distill: the {name} must be a Keras 3 model. Received {model!r} of "
-                f"type {type(model).__name__}."
+                f"distill: the {name} must be a Keras 3 model. {received(model)}"
             )
         if not (model.built and model.weights):
             raise ValueError(

@@ -286,7 +286,7 @@ def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolu
             rule = plan.rules[index]
             reason = candidate.why_dense(rule.prune_depthwise, rule.prune_frozen)
             try:
-                reason = reason or _why_uncut(rule.granularity, candidate)
+                reason = reason or why_uncut(rule.granularity, candidate)
             except ValueError as error:
                 uncut.append(f"  {candidate.variable.path}: {error}")
         if reason is None and index is not None:
@@ -415,8 +415,12 @@ def _first_rule(plan: Plan, candidate: Candidate) -> int | None:
     return first(candidate)
 
 
-def _why_uncut(granularity: Granularity, candidate: Candidate) -> str | None:
-    """Returns why a granularity leaves a weight dense, or `None`."""
+def why_uncut(granularity: Granularity, candidate: Candidate) -> str | None:
+    """Returns why a granularity leaves a weight dense, or `None`.
+
+    Raises:
+        ValueError: If the weight cannot be cut; what to do about it.
+    """
     shape = tuple(candidate.variable.shape)
     if not granularity.arranged:
         return granularity.why_dense(shape)

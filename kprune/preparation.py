@@ -127,7 +127,7 @@ def prepare(model: keras.Model, target: Device = "android") -> keras.Model:
     edits = _edits(model)
     prepared = rebuild(model, _Prepared(edits))
     verdict = foresee(prepared)
-    said, remaining = _said(verdict)
+    said, remaining = in_words(verdict)
     prepared.prepare_report = PrepareReport(
         model=model.name,
         target=chosen.name,
@@ -157,7 +157,8 @@ def foresee(model: keras.Model, sparsity: float = _SPARSITY) -> Verdict:
     return judge(tflite.parse(data), lambda tensor: round((1 - sparsity) * tensor.size))
 
 
-def _said(verdict: Verdict) -> tuple[str, tuple[str, ...]]:
+def in_words(verdict: Verdict) -> tuple[str, tuple[str, ...]]:
+    """Returns what XNNPACK will do with zeros, and what is in the way of skipping."""
     skipping = sum(layer.skips for layer in verdict.layers)
     candidates = [layer for layer in verdict.layers if layer.candidate]
     reasons = [layer.reason for layer in candidates if layer.reason]

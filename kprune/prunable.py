@@ -80,6 +80,12 @@ _TABLE: dict[type, Prunable] = {
     L.SpectralNormalization: _NONE,
 }
 
+# How the reason begins for which nobody said that a weight may be sparse.
+UNKNOWN = "unknown layer class"
+
+# Of what a layer names itself: as in Keras's own kernels.
+_MATRIX = "*io"
+
 # Classes that Keras does not make public, and whose weights are known by their owner.
 _OWNED_CELLS = (L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
 
@@ -205,7 +211,9 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
     """Returns each weight of a built model or layer once, the outermost layers first.
 
     The root may be of any kind, also a subclassed model: layers are found where Keras
-    tracks them, not in a graph.
+    tracks them, not in a graph. A layer with `get_prunable_weights() -> list of
+    variables` says itself which of its weights, those of inner layers included, may be
+    sparse; the last axes of one that the table does not know are (inputs, outputs).
     """
     found: dict[int, Candidate] = {}
     # The layers of the model, in its order, that hold a weight of the table.
@@ -213,23 +221,23 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
     for owners in _chains(root, ()):
         layer = owners[-1] if owners else root
         entry = lookup(layer, owners[-2] if len(owners) > 1 else root)
-        named = {}
-        for name in entry.weights if entry else ():
-            # A layer may offer a computed tensor here (LoRA): that is no variable.
-            variable = getattr(layer, f"_{name}", None)
-            if not isinstance(variable, keras.Variable):
-                variable = getattr(layer, name, None)
-            if isinstance(variable, keras.Variable):
-                named[id(variable)] = name
+        known = _known(layer, entry)
+        declared = _declared((root, *owners))
         for variable in _own_weights(layer):
             key = id(variable)
             if key in found:
                 also = (*found[key].also, owners)
                 found[key] = dataclasses.replace(found[key], also=also)
                 continue
-            attribute = named.get(key)
-            if entry is None or attribute is None:
-                reason = _reason(layer, entry, variable)
+            letters, is_depthwise = known.get(key, (None, False))
+            reason = None
+            if declared is None:
+                reason = None if key in known else _reason(layer, entry, variable)
+            elif key in declared:
+                letters, is_depthwise = letters or _MATRIX, False
+            else:
+                reason = "not among what its layer's get_prunable_weights() returns"
+            if reason is not None:
                 found[key] = Candidate(variable, owners, reason)
                 continue
             places[key] = id(_in_model(owners) or root)
@@ -237,9 +245,9 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
                 variable,
                 owners,
                 _unfit(variable),
-                attribute in entry.depthwise,
+                is_depthwise,
                 not variable.trainable,
-                _axes(layer, entry.weights[attribute], variable),
+                _axes(layer, letters, variable),
             )
     ends = [*places.values()][:1], [*places.values()][-1:]
     return tuple(
@@ -250,6 +258,31 @@ def candidates(root: keras.layers.Layer) -> tuple[Candidate, ...]:
         )
         for key, candidate in found.items()
     )
+
+
+def _known(
+    layer: keras.layers.Layer, entry: Prunable | None
+) -> dict[int, tuple[Letters, bool]]:
+    """Returns, by id, the weights of the table, and whether they are depthwise."""
+    known: dict[int, tuple[Letters, bool]] = {}
+    if entry is None:
+        return known
+    for name, letters in entry.weights.items():
+        # A layer may offer a computed tensor here (LoRA): that is no variable.
+        variable = getattr(layer, f"_{name}", None)
+        if not isinstance(variable, keras.Variable):
+            variable = getattr(layer, name, None)
+        if isinstance(variable, keras.Variable):
+            known[id(variable)] = (letters, name in entry.depthwise)
+    return known
+
+
+def _declared(chain: tuple[keras.layers.Layer, ...]) -> set[int] | None:
+    """Returns by id what the outermost layer names that names its weights itself."""
+    for layer in chain:
+        if hasattr(layer, "get_prunable_weights"):
+            return {id(variable) for variable in layer.get_prunable_weights()}
+    return None
 
 
 def _in_model(
@@ -306,6 +339,6 @@ def _reason(
         return f"not among the weights of {type(layer).__name__} that may be sparse"
     name = type(layer).__name__
     return (
-        f"unknown layer class {name}: if it may be sparse, call "
+        f"{UNKNOWN} {name}: if it may be sparse, call "
         f"kprune.register_prunable({name}, ({variable.name!r},))"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kprune.foreign import received
 from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
 from kprune.plan import Plan
 from kprune.report import PruningReport
@@ -97,8 +98,7 @@ class Pruner:
     ) -> None:
         if not isinstance(model, keras.Model):
             raise TypeError(
-                f"Pruner: `model` must be a Keras 3 model. Received {model!r} of type "
-                f"{type(model).__module__}.{type(model).__qualname__}."
+                f"Pruner: `model` must be a Keras 3 model. {received(model)}"
             )
         plan = checked_plan("Pruner", sparsity, schedule, plan, rule, data, num_batches)
         _check_count("epochs", epochs, 1)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kprune.clustering import Clustering
+from kprune.foreign import received
 from kprune.layers import values
 from kprune.plan import Plan, Rule, Site, resolve
 from kprune.prunable import candidates
@@ -62,10 +63,7 @@ def cluster(
         TypeError: If an argument is of the wrong type.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"cluster: expected a Keras 3 model. Received {model!r} of type "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise TypeError(f"cluster: expected a Keras 3 model. {received(model)}")
     settings = settings_of("cluster", num_clusters, per_channel, init)
     found = find("cluster", model, settings, only, skip)
     shared, records, skipped = {}, [], list(found.skipped)

@@ -67,10 +67,12 @@ class PruningSummaries(keras.callbacks.Callback):
         report = self._pruning.report
         with self._writer.as_default():
             for step, sparsity in report.history[self._written :]:
-                _scalar("pruning_sparsity/total", sparsity, step)
+                write_scalar("pruning_sparsity/total", sparsity, step)
             self._written = len(report.history)
             for weight in report.weights:
-                _scalar(f"pruning_sparsity/{weight.path}", weight.sparsity, report.step)
+                write_scalar(
+                    f"pruning_sparsity/{weight.path}", weight.sparsity, report.step
+                )
             if self._histograms:
                 for path, density in _densities(self.model):
                     _histogram(f"pruning_density/{path}", density, report.step)
@@ -97,7 +99,8 @@ def _densities(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
 # https://github.com/tensorflow/tensorboard/blob/master/tensorboard/plugins/histogram/metadata.py
 
 
-def _scalar(tag: str, value: float, step: int | None) -> None:
+def write_scalar(tag: str, value: float, step: int | None) -> None:
+    """Writes one number, for the dashboard of scalars."""
     _write(tag, np.float32(value), step, "scalars", 1)
 
 

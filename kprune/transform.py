@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kprune.config import check_fraction, get
+from kprune.foreign import received
 from kprune.granularity import Granularity
 from kprune.layers import (
     Pruned,
@@ -66,12 +67,12 @@ def prune(
         TypeError: If an argument is of the wrong type.
     """
     if not isinstance(model_or_layer, keras.layers.Layer):
-        raise TypeError(_not_keras("prune", model_or_layer))
+        raise TypeError(not_keras("prune", model_or_layer))
     plan = make_plan("prune", sparsity, schedule, plan, rule)
     if not isinstance(model_or_layer, keras.Model):
         return _prune_layer(model_or_layer, plan)
     model = model_or_layer
-    _check_graph("prune", model)
+    check_has_graph("prune", model)
     sites = _sites_by_layer(model, resolve(plan, model).sites)
 
     class Wrapped(Changes):
@@ -100,12 +101,12 @@ def strip(model: keras.layers.Layer) -> keras.layers.Layer:
         TypeError: If `model` is not a Keras layer.
     """
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(_not_keras("strip", model))
+        raise TypeError(not_keras("strip", model))
     _warn_unmasked(model)
     if isinstance(model, Pruned):
-        return _copy_layer(model.layer)
+        return copy_layer(model.layer)
     if not isinstance(model, keras.Model):
-        return _copy_layer(model)
+        return copy_layer(model)
     return plain_copy(model)
 
 
@@ -160,7 +161,7 @@ def hold_zeros(model: keras.Model) -> PruningReport:
         TypeError: If `model` is not a Keras model.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(_not_keras("hold_zeros", model))
+        raise TypeError(not_keras("hold_zeros", model))
     found, records, skipped = [], [], []
     for candidate in candidates(model):
         variable = candidate.variable
@@ -201,7 +202,7 @@ def release(model: keras.Model) -> None:
         TypeError: If `model` is not a Keras model.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(_not_keras("release", model))
+        raise TypeError(not_keras("release", model))
     if next(pruned_layers(model), None) is not None:
         raise ValueError(
             f"release: {model.name!r} has Pruned wrappers, whose masks are part of the "
@@ -284,12 +285,12 @@ def _prune_layer(layer: keras.layers.Layer, plan: Plan) -> Pruned:
     if isinstance(layer, Pruned):
         raise ValueError(f"prune: layer {layer.name!r} is pruned already.")
     if layer.built:
-        pruned = _wrap(_copy_layer(layer), layer, list(resolve(plan, layer).sites))
+        pruned = _wrap(copy_layer(layer), layer, list(resolve(plan, layer).sites))
         pruned.build()
         return pruned
     if len(plan.rules) > 1:
         raise ValueError("prune: a layer that is not built takes a single rule.")
-    return Pruned(_copy_layer(layer), plan.rules[0])
+    return Pruned(copy_layer(layer), plan.rules[0])
 
 
 def _wrap(
@@ -332,7 +333,7 @@ def _sites_by_layer(
     return found
 
 
-def _copy_layer(
+def copy_layer(
     layer: keras.layers.Layer, changes: Changes | None = None
 ) -> keras.layers.Layer:
     """Returns a layer of the same configuration, with the same values if built."""
@@ -350,10 +351,11 @@ def _copy_subclassed(model: keras.Model, changes: Changes) -> keras.Model:
             f"strip: the subclassed model {model.name!r} makes its Pruned layers "
             "itself, so that a copy would have them too."
         )
-    return _copy_layer(model, changes)
+    return copy_layer(model, changes)
 
 
-def _check_graph(owner: str, model: keras.Model) -> None:
+def check_has_graph(owner: str, model: keras.Model) -> None:
+    """Raises ValueError if a model has no graph of layers."""
     if not has_graph(model):
         raise ValueError(
             f"{owner}: {model.name!r} is a subclassed model ({type(model).__name__}), "
@@ -380,14 +382,6 @@ def _warn_unmasked(model: keras.layers.Layer) -> None:
             )
 
 
-def _not_keras(owner: str, value: Any) -> str:
-    hint = ""
-    if type(value).__module__.split(".")[0] in ("tf_keras", "tensorflow"):
-        hint = (
-            " It belongs to legacy Keras 2 (tf_keras); load or rebuild it with "
-            "`keras`, version 3."
-        )
-    return (
-        f"{owner}: expected a Keras 3 model or layer. Received {value!r} of type "
-        f"{type(value).__module__}.{type(value).__qualname__}.{hint}"
-    )
+def not_keras(owner: str, value: Any) -> str:
+    """Returns the message for what is neither a model nor a layer of Keras 3."""
+    return f"{owner}: expected a Keras 3 model or layer. {received(value)}"

@@ -16,7 +16,7 @@ from kprune.distillation import student_of
 from kprune.evidence import Batch, Evidence, check_data, check_num_batches, read
 from kprune.groups import Group, find_groups
 from kprune.held import HeldWeight
-from kprune.layers import mask_of, scope_of
+from kprune.layers import mask_of, scope_of, values
 from kprune.notices import Notices
 from kprune.penalties import Penalties
 from kprune.plan import Plan, check_final
@@ -439,7 +439,7 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
         weight.variable.path: weight.num_zeros()
         for weight in group.weights
         # One that is zero altogether was initialised so.
-        if mask_of(weight.variable) is None and weight.num_zeros() < weight.size
+        if not _is_held(weight) and weight.num_zeros() < weight.size
     }
     # Single zeros turn up by chance; a hundredth of all weights does not.
     size = sum(weight.size for weight in group.weights)
@@ -449,6 +449,12 @@ def _check_free_zeros(group: Group | ChannelGroup, step: int) -> None:
             f"schedule asks for now ({sparsity:.4f}): they may regrow. Call "
             "kprune.hold_zeros(model) before fit to keep them."
         )
+
+
+def _is_held(weight: HeldWeight) -> bool:
+    """Returns whether a mask prunes anything of a weight already."""
+    constraint = mask_of(weight.variable)
+    return constraint is not None and not values(constraint.mask).all()
 
 
 def _check_surplus(group: Group | ChannelGroup) -> None:

@@ -6,7 +6,9 @@ A class that is missing here breaks the suite.
 import keras
 
 import kprune
+import kprune.compat.tfmot
 from kprune.allocation import Allocation
+from kprune.compat.tfmot.schedules import Called
 from kprune.config import concrete_subclasses
 from kprune.criteria import Criterion
 from kprune.granularity import Granularity
@@ -29,6 +31,7 @@ SCHEDULES = [
     kprune.CyclicRamp(0.1, 0.75, 2, 9, rounds=2, recovery=0.5, frequency=1),
     kprune.PiecewiseSparsity((2, 4, 9), (0.2, 0.5, 0.75)),
     kprune.SparsityFunction(halves, 1, 10, frequency=1),
+    Called(kprune.compat.tfmot.PolynomialDecay(0.1, 0.75, 2, 9, frequency=3)),
 ]
 CRITERIA = [
     kprune.Magnitude(order=1),

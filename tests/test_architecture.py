@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(kprune.__file__).parent
 
 # Lower modules first: each may import only from those above it in this list.
 LAYERS = [
-    ["axes", "naming", "notices", "report", "model_file", "ranking"],
+    ["axes", "foreign", "naming", "notices", "report", "model_file", "ranking"],
     ["config"],
     ["schedules", "allocation", "clustering", "prunable"],
     ["criteria", "granularity", "histograms", "regularization"],
@@ -35,6 +35,7 @@ LAYERS = [
     ["advice"],
     ["demo"],
     ["demo_view"],
+    ["compat"],
     ["__init__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

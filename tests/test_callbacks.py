@@ -468,8 +468,11 @@ def test_zeros_that_nothing_holds_are_told(data):
     model = compiled(sequential())
     kernel = model.layers[3].kernel
     kernel.assign(np.where(np.random.random(kernel.shape) < 0.5, 0, kernel.numpy()))
+    wrapped = compiled(kprune.prune(model, 0.8))
     with pytest.warns(WARNS, match=r"nothing holds .*hold_zeros"):
         model.fit(*data, epochs=2, verbose=0, callbacks=[kprune.PruningCallback(0.8)])
+    with pytest.warns(WARNS, match=r"nothing holds .*hold_zeros"):
+        wrapped.fit(*data, epochs=2, verbose=0, callbacks=[kprune.PruningCallback()])
 
 
 def test_nan_weights_keep_the_old_mask_and_are_named(data):

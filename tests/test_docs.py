@@ -99,3 +99,15 @@ def test_the_code_of_the_page_on_quantization_runs(tmp_path, monkeypatch):
     assert layers == {"stem", "body", "pool", "head"}
     assert names["report"].float_layers == names["sensitivity"].worst()
     assert (tmp_path / "model.tflite").exists()
+
+
+def test_the_code_of_the_page_on_tfmot_runs():
+    names = run("migrating_from_tfmot.md", {})
+    shares = {
+        name: [float(np.mean(np.array(w) == 0)) for w in names[name].get_weights()[::2]]
+        for name in ("their_way", "our_way", "own_loop", "own_schedule")
+    }
+    assert shares["their_way"] == pytest.approx([0.8, 0.8], abs=2e-3)
+    assert shares["our_way"] == pytest.approx([0.8, 0.8], abs=2e-3)
+    assert shares["own_loop"] == [0.5, 0.5]
+    assert shares["own_schedule"] == pytest.approx([0.4, 0.4], abs=2e-3)

@@ -131,6 +131,29 @@ def test_quantised_and_frozen_weights_are_left_alone():
     assert "already quantised" in reasons and "trainable=False" in reasons
 
 
+def test_a_layer_names_its_weights_itself():
+    class Pair(L.Layer):
+        def build(self, shape):
+            self.inner, self.other = L.Dense(4), L.DepthwiseConv1D(1)
+            self.matrix = self.add_weight(shape=(shape[-1], 4), name="matrix")
+            self.vector = self.add_weight(shape=(4,), name="vector")
+            self.inner.build(shape)
+            self.other.build((None, 3, 4))
+
+        def call(self, x):
+            return self.inner(x) + x @ self.matrix + self.vector
+
+        def get_prunable_weights(self):
+            return [self.matrix, self.vector, self.other.kernel]
+
+    found = prunable.candidates(chain((9,), Pair()))
+    named = [c for c in found if c.why_dense() is None]
+    assert [c.variable.name for c in named] == ["matrix", "vector", "kernel"]
+    assert [c.axes and c.axes.letters for c in named] == ["io", None, "soo"]
+    assert len(found) == 6
+    assert all("get_prunable" in c.reason for c in found if c.why_dense())
+
+
 def test_a_tied_weight_is_found_once():
     dense = L.Dense(9)
     model = chain((9,), dense, L.ReLU(), dense)

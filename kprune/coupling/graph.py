@@ -15,6 +15,7 @@ from kprune.coupling.builder import Builder
 from kprune.coupling.groups import Coupling, solve
 from kprune.coupling.layout import Layout
 from kprune.coupling.registry import Call, rule_of
+from kprune.foreign import received
 from kprune.rebuild import graph_of, has_graph, nodes_of, plain
 
 OUTPUT = "it is an output of the model, which keeps its shape"
@@ -48,10 +49,7 @@ def analyse(model: keras.Model, bypass: Mapping[int, int] | None = None) -> Coup
 def check_graph(owner: str, model: Any) -> None:
     """Raises unless a model is built and has a graph of operations."""
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"{owner} needs a Keras 3 model. Received {model!r} of type "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise TypeError(f"{owner} needs a Keras 3 model. {received(model)}")
     if not has_graph(model):
         raise ValueError(
             f"{owner} needs a graph of layers, and {model.name!r} is a subclassed "

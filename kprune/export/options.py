@@ -11,20 +11,12 @@ from kprune.export import labels as labelling
 from kprune.export.files import read_tflite
 from kprune.export.litert import check_survived
 from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
+from kprune.foreign import received
 
 
 def not_a_model(argument: str, value: Any) -> str:
     """Returns the message for what is no Keras 3 model."""
-    module = type(value).__module__
-    hint = (
-        " Models of tf_keras (Keras 2) must be rebuilt in Keras 3."
-        if module.startswith("tf_keras")
-        else ""
-    )
-    return (
-        f"`{argument}` must be a Keras 3 model. "
-        f"Received: {type(value).__name__} of {module}.{hint}"
-    )
+    return f"`{argument}` must be a Keras 3 model. {received(value)}"
 
 
 def check_data(quantization: str, data: Any) -> None:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from kprune.axes import Axes
+from kprune.foreign import received
 from kprune.inspection import patterns
 from kprune.model_file import load_model
 from kprune.prunable import candidates
@@ -149,12 +150,9 @@ def inspect(model_or_path: keras.Model | str | os.PathLike[str]) -> Inspection:
     if isinstance(model_or_path, keras.Model):
         return _inspect_model(model_or_path)
     if not isinstance(model_or_path, (str, os.PathLike)):
-        kind = f"{type(model_or_path).__module__}.{type(model_or_path).__name__}"
-        legacy = kind.startswith("tf_keras")
         raise TypeError(
             "`model_or_path` must be a Keras 3 model or the path of a '.keras' or "
-            f"'.tflite' file. Received: type {kind}."
-            + (" tf_keras is Keras 2: rebuild the model in Keras 3." if legacy else "")
+            f"'.tflite' file. {received(model_or_path)}"
         )
     path = Path(model_or_path)
     if path.is_dir():
