@@ -31,7 +31,7 @@ LAYERS = [
     ["at_target", "rewinding", "summaries"],
     ["export"],
     ["curves", "inspection", "structure", "preparation"],
-    ["advice"],
+    ["advice", "compat"],
     ["demo"],
     ["demo_view"],
     ["__init__"],

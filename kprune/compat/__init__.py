@@ -1,0 +1,1 @@
+"""What speaks to other libraries, in their words."""
