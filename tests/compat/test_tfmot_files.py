@@ -29,7 +29,14 @@ WRAPPED = [
     ("patterns", ".h5"),
     ("patterns", ""),
 ]
-STRIPPED = [*WRAPPED, ("lstm", ".h5")]
+STRIPPED = [
+    ("cnn", ".h5"),
+    ("cnn", ".keras"),
+    ("cnn", ""),
+    ("nested", ".h5"),
+    ("lstm", ".h5"),
+    ("patterns", ""),
+]
 
 
 @pytest.fixture(scope="session")
