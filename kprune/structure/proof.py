@@ -12,6 +12,7 @@ import numpy as np
 from kprune.export import precision
 from kprune.export.interface import Input
 from kprune.export.samples import collect, first_batch
+from kprune.rebuild import graph_of, nodes_of, plain
 from kprune.structure.plan import Equality
 
 _SAMPLES = 4
@@ -35,10 +36,11 @@ def probe(
         return _packed(model, taken), f"{len(taken[0])} samples of `data`"
     rng = np.random.default_rng(0)
     arrays = []
-    for item in _inputs(model):
+    words = _embedded(model)
+    for tensor, item in zip(model.inputs, _inputs(model), strict=True):
         shape = (_SAMPLES, *item.shape)
         high = 2 if item.dtype == "bool" else _vocabulary(model)
-        is_float = keras.backend.is_float_dtype(item.dtype)
+        is_float = keras.backend.is_float_dtype(item.dtype) and id(tensor) not in words
         array: Any = (
             rng.standard_normal(shape) if is_float else rng.integers(0, high, shape)
         )
@@ -102,6 +104,16 @@ def _vocabulary(model: keras.Model) -> int:
         if isinstance(layer, keras.layers.Embedding)
     ]
     return min(rows, default=2)
+
+
+def _embedded(model: keras.Model) -> set[int]:
+    """Returns the ids of the tensors that embeddings read, of whatever type."""
+    return {
+        id(tensor)
+        for node in nodes_of(graph_of(model))
+        if isinstance(plain(node.operation), keras.layers.Embedding)
+        for tensor in node.input_tensors
+    }
 
 
 def outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from models import GRAPHS, Subclassed, compiled
 
 import kprune
 from kprune import structure
-from kprune.structure.proof import masked_outputs
+from kprune.structure.proof import masked_outputs, probe
 
 L = keras.layers
 
@@ -380,3 +380,11 @@ def test_functions_in_lambda_layers_stay_the_same_objects():
     reasons = {r.name: r.reason for r in small.shrink_report.plan.refusals}
     assert "Lambda 'shifted' calls a function" in reasons["first filters"]
     assert small.shrink_report.equality.relative < 1e-5
+
+
+def test_words_are_probed_as_words_whatever_the_type_of_the_input():
+    words, size = keras.Input((5,), dtype="float32"), keras.Input((5,))
+    y = keras.layers.Flatten()(keras.layers.Embedding(20, 2)(words))
+    (ids, other), _ = probe(keras.Model([words, size], [y, size]))
+    assert set(ids.ravel()) <= set(range(20)) and ids.dtype == "float32"
+    assert other.min() < 0

@@ -12,7 +12,8 @@
 Names, arguments and what the documents promise are those of tfmot 0.8.1,
 https://www.tensorflow.org/model_optimization/api_docs/python/tfmot/sparsity/keras.
 Where tfmot itself does something else, this does what they promise.
-docs/migrating_from_tfmot.md lists every difference. This module changes when tfmot's
+docs/migrating_from_tfmot.md lists every difference. `load`, which tfmot has not, turns
+its files into models of Keras 3. This module changes when tfmot's
 public names do.
 """
 
@@ -29,6 +30,7 @@ from kprune.compat.tfmot.wrapping import (
     prune_scope,
     strip_pruning,
 )
+from kprune.compat.tfmot_files import load
 
 __all__ = [
     "ConstantSparsity",
@@ -39,6 +41,7 @@ __all__ = [
     "PruningSchedule",
     "PruningSummaries",
     "UpdatePruningStep",
+    "load",
     "prune_low_magnitude",
     "prune_scope",
     "strip_pruning",
