@@ -64,6 +64,14 @@ def test_replicas_share_the_same_values():
 
 
 @pytest.mark.slow
+def test_replicas_round_alike():
+    found = result(start("aware.py"))
+    zeros, size = map(sum, zip(*found["zeros"], strict=True))
+    assert zeros == pytest.approx(size / 2, abs=2)
+    assert all(low < high for low, high in found["ranges"])
+
+
+@pytest.mark.slow
 def test_two_workers_make_the_same_masks():
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:

@@ -28,7 +28,7 @@ class Builder:
         self.layers: dict[int, Any] = {}
         self.ends: dict[int, FakeQuantize] = {}
         self.taken = {call.operation.name for call in places.flow.calls}
-        self.taken |= {value.like.name for value in places.flow.inputs}
+        self.taken |= {v.like._keras_history.operation.name for v in places.flow.inputs}
         self._name_outputs()
 
     def model(self, name: str) -> keras.Model:
@@ -70,7 +70,8 @@ class Builder:
             return tensor
         if id(group) not in self.ends:
             maker = self.places.makers.get(group.values[0])
-            wanted = value.like.name if maker is None else maker.operation.name
+            history = value.like._keras_history if maker is None else maker
+            wanted = history.operation.name
             name = self.names.get(value) or self._free(f"{wanted}_range")
             self.ends[id(group)] = FakeQuantize(
                 1 if group.range else len(group.values),
