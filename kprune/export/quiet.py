@@ -43,6 +43,8 @@ def captured_output() -> Iterator[Captured]:
     Other threads wait for its end before they enter theirs.
     """
     caught = Captured()
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].get_logger()  # Makes it here, if nothing has yet.
     logger = logging.getLogger("tensorflow")
     level = logger.level
     with _lock, tempfile.TemporaryFile() as file:

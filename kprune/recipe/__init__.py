@@ -13,7 +13,7 @@ from typing import Any, Self
 import keras
 
 from kprune.config import Config, check_seed
-from kprune.export.choosing import choose
+from kprune.export.choosing import choose, target_of
 from kprune.export.files import write_together
 from kprune.export.options import check_encoding
 from kprune.recipe import written
@@ -70,7 +70,7 @@ class Export(Config):
     @property
     def name(self) -> str:
         """The target's name."""
-        return choose(self.target, None)[0].name
+        return target_of(self.target).name
 
 
 @keras.saving.register_keras_serializable("kprune")

@@ -20,16 +20,18 @@ from kprune import evidence
 from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
-from kprune.export.choosing import choose
+from kprune.export.choosing import target_of
 from kprune.export.ends import of_file
-from kprune.export.files import write_together
+from kprune.export.files import temporary_folder, write_together
 from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
+from kprune.export.targets import Target
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.report import RecipeReport, StageRow
-from kprune.recipe.stages import Prune, QuantizeAware, Stage, Taught, Train
+from kprune.recipe.stages import Prune, Stage, Taught, Train
 from kprune.recipe.written import snake
+from kprune.report import Report
 from kprune.transform import hold_zeros
 
 if TYPE_CHECKING:
@@ -100,8 +102,8 @@ class Running:
         given = self._kept("0_given.keras")
         if not given.exists():
             self._try_out()
-            self._save(self._model, given)
             self._recipe.save(self._folder / "recipe.yaml")
+            self._save(self._model, given)
         rows: list[StageRow] = []
         path = teacher = given
         for number, stage in enumerate(stages, 1):
@@ -154,11 +156,11 @@ class Running:
 
     def _try_out(self) -> None:
         """Does on the given model what stages and targets will be asked for."""
-        file = self._kept("trial.keras")
-        self._save(self._model, file)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), temporary_folder() as folder:
             # They are given again when it counts.
             warnings.simplefilter("ignore")
+            file = folder / "model.keras"
+            self._save(self._model, file)
             for number, stage in enumerate(self._recipe.stages, 1):
                 model = self._loaded(file)
                 with _named(number, stage):
@@ -166,9 +168,7 @@ class Running:
                     if isinstance(stage, Taught) and stage.distill and stage.epochs:
                         distill(model, self._loaded(file))
             for item in self._recipe.export:
-                self._exported(model, self._kept("trial.tflite"), item, trial=True)
-        file.unlink()
-        self._kept("trial.tflite").unlink()
+                self._exported(model, folder / "model.tflite", item)
 
     def _trained(
         self, number: int, path: Path, teacher: Path, verbose: Any
@@ -189,18 +189,22 @@ class Running:
         if not stage.epochs:
             return model
         self._compile(model, stage)
-        learner = model
+        learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
-            settings = {"alpha": stage.alpha, "temperature": stage.temperature}
-            learner = distill(model, self._loaded(teacher), **settings)
-        given = {"epochs": stage.epochs, "callbacks": stage.callbacks(self._data)}
+            learner = distill(
+                model,
+                self._loaded(teacher),
+                alpha=stage.alpha,
+                temperature=stage.temperature,
+            )
+        given: dict[str, Any] = {"callbacks": stage.callbacks(self._data)}
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
             given["batch_size"] = self._recipe.batch_size
         else:
             x = self._data
-        learner.fit(x, verbose=verbose, **given)
+        learner.fit(x, epochs=stage.epochs, verbose=verbose, **given)
         return model
 
     def _compile(self, model: keras.Model, stage: Stage | None = None) -> None:
@@ -301,32 +305,30 @@ class Running:
         item: "Export",
         *,
         last: bool = False,
-        trial: bool = False,
         encode: bool | None = None,
-    ) -> Any:
-        """Exports a model; only what is left at the end has to agree with Keras.
+    ) -> Report:
+        """Exports a model; only the last has to keep limits, and to agree with Keras.
 
         What int8 loses before the model is trained for it is in the table.
         """
-        trained = any(isinstance(s, QuantizeAware) for s in self._recipe.stages) and (
-            last or trial
-        )
+        trained = last and self._recipe.is_quantized
         return export(
             model,
             file,
-            item.target,
+            item.target if last else _without_limits(item),
             item.quantization,
-            None if trained and not trial else self._inputs,
+            None if trained else self._inputs,
             tolerance=None if last else math.inf,
             benchmark=False,
             c_source=last,
             encode=encode if item.encode else item.encode,
         )
 
-    def _dense_file(self, model: keras.Model, file: Path, item: "Export") -> Any:
+    def _dense_file(self, model: keras.Model, file: Path, item: "Export") -> Report:
         """Exports a model in float32, for the target if it takes that."""
-        takes = "none" in choose(item.target, None)[0].quantizations
-        target = item.target if takes else "generic"
+        target: Any = _without_limits(item)
+        if "none" not in target.quantizations:
+            target = "generic"
         return export(
             model, file, target, "none", self._inputs, benchmark=False, c_source=False
         )
@@ -353,17 +355,22 @@ class Running:
 
     def _latency(self, file: Path, item: "Export") -> tuple[Any, ...]:
         """Times a file beside the dense float32 one, where both can run."""
-        if not self._benchmark:
+        target = target_of(item.target)
+        if not self._benchmark or target.npu is not None:
             return ()
-        target = choose(item.target, None)[0]
-        runtimes = [] if item.encode and target.micro else ["litert"]
-        if target.micro and target.npu is None:
-            runtimes.append("tflm")
+        runtimes = ["tflm"] if target.micro else []
+        if not (item.encode and target.micro):
+            runtimes.insert(0, "litert")
         found = [
             bench(file, self._dense(item), self._inputs, runtime=runtime).latency
             for runtime in runtimes
         ]
         return tuple(each for each in found if each is not None)
+
+
+def _without_limits(item: "Export") -> Target:
+    """Returns a target as if it had flash and memory for any file."""
+    return dataclasses.replace(target_of(item.target), flash=None, arena=None)
 
 
 def _compiling(model: Any) -> dict[str, Any]:
@@ -425,10 +432,10 @@ def _steps(data: Any, batch_size: int, name: str) -> int:
 def _whole(data: Any) -> tuple[Any, Any, Any]:
     """Returns all inputs, targets and weights, in memory."""
     if isinstance(data, tuple):
-        return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
+        return keras.utils.unpack_x_y_sample_weight(data)
     batches = evidence.read(data, _ALL, _OWNER)
     parts = [(batch.x, batch.y, batch.sample_weight) for batch in batches]
-    return keras.tree.map_structure(  # type: ignore[no-any-return]
+    return keras.tree.map_structure(
         lambda *each: (
             None if each[0] is None else np.concatenate(list(map(np.asarray, each)))
         ),
@@ -453,5 +460,6 @@ def _named(number: int, stage: Stage) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
         name = snake(type(stage).__name__)
-        raise type(error)(f"{_OWNER}: stage {number}, {name}: {error}") from error
+        raise kind(f"{_OWNER}: stage {number}, {name}: {error}") from error

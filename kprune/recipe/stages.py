@@ -16,7 +16,7 @@ from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion
 from kprune.plan import Plan, Rule, resolve
 from kprune.quantization import aware, quantize_aware
-from kprune.structure import Budget, shrink
+from kprune.structure import Budget, plan_shrink, shrink
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,9 +178,13 @@ class Shrink(Taught):
 
     def check(self, model: keras.Model) -> None:
         """Raises where names are unknown or no channel can go."""
-        if self.sparsity is not None and not self.blocks:
+        if self.budget is None:
+            counted = self.sparsity is not None
+        else:  # Others take several exports to measure.
+            counted = self.budget.name in ("params", "macs")
+        if counted:
             rule = {n: v for n in ("only", "skip") if (v := getattr(self, n))}
-            shrink(model, self.sparsity, prove=False, **rule)
+            plan_shrink(model, self.sparsity, budget=self.budget, **rule)
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -213,7 +217,7 @@ class Prune(Taught):
                     "Prune: `plan` must be a kprune.Plan, or a Rule or several. "
                     f"Received {plan!r} of type {type(plan).__name__}."
                 )
-            object.__setattr__(self, "plan", Plan(plan))
+            object.__setattr__(self, "plan", Plan(plan))  # type: ignore[arg-type]
 
     @property
     def rules(self) -> Plan:

@@ -2,8 +2,9 @@
 
 A setting with a family, such as a criterion, is its name, or its name with arguments:
 `magnitude`, `{magnitude: {order: 1}}`. One with a single argument takes it directly:
-`{fit_fraction: 0.5}`. All others, such as a rule, are their arguments by name; a text is
-the only one that has to be there. What has its default value is left out. This module changes when the form of that text does.
+`{fit_fraction: 0.5}`. All others, such as a rule, are their arguments by name; a text
+alone is the only one that has to be there. What has its default value is left out.
+This module changes when the form of that text does.
 """
 
 import dataclasses
@@ -144,8 +145,9 @@ class _Reader:
         class Loader(yaml.SafeLoader):
             def compose_node(self, parent: Any, index: Any) -> Any:
                 if self.check_event(yaml.AliasEvent):
-                    mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-                    raise yaml.MarkedYAMLError(None, None, "write it out", mark)
+                    mark = self.peek_event().start_mark
+                    told = "write out what the alias stands for"
+                    raise yaml.MarkedYAMLError(None, None, told, mark)
                 return super().compose_node(parent, index)
 
         # YAML 1.1, which PyYAML reads, takes 1e-3 for a text.
@@ -176,7 +178,7 @@ class _Reader:
         """Returns an instance of a class from its arguments by name."""
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls)
-        if len(fields) == 1:
+        if len(fields) == 1 and not self._names(node, *fields):
             (name,) = fields
             return self._made(
                 cls, {name: self._value(hints[name], node, called)}, {}, node, called
@@ -196,6 +198,11 @@ class _Reader:
                 self.fail(node, f"{called!r} needs the key {name!r}.")
         return self._made(cls, values, keys, node, called)
 
+    def _names(self, node: Any, key: str) -> bool:
+        """Returns whether a node is a mapping of one key."""
+        mapping = isinstance(node, self._yaml.MappingNode) and len(node.value) == 1
+        return mapping and self._plain(node.value[0][0]) == key
+
     def _made(
         self,
         cls: type[T],
@@ -209,7 +216,7 @@ class _Reader:
         except (TypeError, ValueError) as error:
             said = str(error)
             key = next((n for n in keys if f"`{n}`" in said or f"{n}:" in said), None)
-            self.fail(keys.get(key, node), f"{key or called!r}: {said}")
+            self.fail(keys[key] if key else node, f"{key or called!r}: {said}")
 
     def _entries(self, node: Any, called: str) -> list[tuple[str, Any, Any]]:
         if not isinstance(node, self._yaml.MappingNode):
@@ -218,7 +225,7 @@ class _Reader:
                 f"{called!r} is written as keys and values. Received "
                 f"{self._said(node)}.",
             )
-        found = []
+        found: list[tuple[str, Any, Any]] = []
         for key, value in node.value:
             name = self._plain(key)
             if name in [other for other, _, _ in found]:
@@ -237,8 +244,10 @@ class _Reader:
             if typing.get_origin(option) is tuple:
                 inner = typing.get_args(option)[0]
                 several = isinstance(node, self._yaml.SequenceNode)
-                nodes = node.value if several else [node]
-                return tuple(self._value(inner, item, called) for item in nodes)
+                if several or inner is not str:
+                    nodes = node.value if several else [node]
+                    return tuple(self._value(inner, item, called) for item in nodes)
+                continue
             if inspect.isclass(option) and issubclass(option, Config):
                 if option in _FAMILIES:
                     return self._of_family(option, node, called)
