@@ -286,6 +286,8 @@ class _Reader:
         entries = self._entries(node, called)
         known = {snake(cls.__name__): cls for cls in classes}
         name, key, value = entries[0] if entries else ("", node, node)
+        folded = {each.replace("_", ""): each for each in known}
+        name = folded.get(str(name).replace("_", "").lower(), name)
         if len(entries) != 1 or name not in known:
             self.fail(
                 key,
