@@ -388,3 +388,27 @@ def test_the_whole_road(tmp_path, data):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="holds a run of another recipe"):
         Recipe((TRAIN, AWARE)).run(model, data, data, again)
+
+
+@pytest.mark.slow
+def test_zeros_and_channels_from_the_given_model(tmp_path, data):
+    """Without `Train`; for a board that only the last file has to fit on, encoded."""
+    model = models.compiled(models.sequential(), metrics=["accuracy"])
+    channels = Prune(plan=kprune.Rule(0.5, granularity="channel"), epochs=1)
+    shrink = Shrink(0.3, epochs=1, distill=False)
+    board = {"name": "board", "like": "microcontroller", "flash": 2_700}
+    recipe = Recipe(
+        (channels, Shrink(epochs=0), PRUNE, shrink), Export(board, encode=True)
+    )
+    result = recipe.run(model, data, data, tmp_path, benchmark=False, verbose=0)
+    dense, pruned, shrunk, sparse, last = result.report.rows
+    assert dense.keras_metrics["loss"] == pytest.approx(
+        model.evaluate(*data, verbose=0)[0], rel=1e-5
+    )
+    assert min(row.size.raw for row in result.report.rows[:-1]) > 2_700
+    assert last.size.raw <= 2_700
+    assert pruned.parameters == dense.parameters > 1.5 * shrunk.parameters
+    assert shrunk.metrics["loss"] == pytest.approx(pruned.metrics["loss"], abs=0.05)
+    assert sparse.sparsity > 0.4 and last.sparsity > 0.3  # Held while it is trained.
+    assert last.parameters < sparse.parameters == shrunk.parameters
+    assert not (tmp_path / "stages" / "partial_1_prune.keras").exists()

@@ -85,8 +85,8 @@ class Running:
         folder: str | os.PathLike[str],
         benchmark: bool,
     ) -> None:
+        recipe.to_yaml()  # What cannot be written down is refused.
         self._recipe, self._model, self._benchmark = recipe, model, benchmark
-        self._text = recipe.to_yaml()
         self._compiling = _compiling(model)
         _check_rates(recipe, self._compiling["optimizer"])
         self._data, self._steps = data, _steps(data, recipe.batch_size, "data")
@@ -215,10 +215,11 @@ class Running:
             peak = stage.learning_rate
             if peak is None:
                 peak = stage.rate_share * config["learning_rate"]
-            warm_up = int(_WARM_UP * self._steps)
+            batches = config.get("gradient_accumulation_steps") or 1
+            warm_up = int(_WARM_UP * self._steps / batches)
             config["learning_rate"] = keras.optimizers.schedules.CosineDecay(
                 0.0 if warm_up else peak,
-                stage.epochs * self._steps - warm_up,
+                max(1, stage.epochs * self._steps // batches - warm_up),
                 warmup_target=peak if warm_up else None,
                 warmup_steps=warm_up,
             )
@@ -274,9 +275,9 @@ class Running:
         if dense:
             report = self._dense_file(model, file, item)
         else:
-            report = self._exported(model, file, item, last=last)
+            report = self._exported(model, file, item, last=last and not item.encode)
         metrics = self._file_metrics(model, file)
-        if item.encode and not dense:
+        if item.encode and not dense:  # What LiteRT cannot run, with the same results.
             report = self._exported(model, file, item, last=last, encode=True)
         x, y, weight = self._held_out
         row = StageRow(
