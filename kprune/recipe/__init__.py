@@ -105,7 +105,7 @@ class Recipe(Config):
             epochs: 4
             sparsity: 0.8
         export:
-        - target: microcontroller
+        - microcontroller
     """
 
     stages: tuple[Stage, ...]
