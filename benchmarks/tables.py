@@ -632,6 +632,50 @@ def combined() -> str:
     return table(head, rows, document)
 
 
+def recipe() -> str:
+    """Returns what the whole road brings, by network."""
+    document = load("recipe")
+    if document is None or not document["summary"]:
+        return NOT_RUN
+    rows = []
+    for row in document["summary"]:
+        goals = row["targets"]
+        asked = f"{goals['smaller']} times smaller, {goals['lost']:g} points"
+        if goals["faster"]:
+            asked += f", {goals['faster']} times faster"
+        ratios = [
+            f"{runtime.partition(',')[0]}: {_range(values, '.1f')}"
+            for runtime, values in row["times_faster"].items()
+        ]
+        rows.append(
+            [
+                row["net"],
+                f"{row['dense_bytes']:,}",
+                _range(row["bytes"], ","),
+                _range(row["times_smaller"], ".1f"),
+                "; ".join(ratios),
+                f"{row['dense_accuracy']:.2f}",
+                f"{row['accuracy']:.2f}",
+                f"{row['lost']:+.2f}",
+                str(row["seeds"]),
+                f"{asked}: {'met' if row['met'] else 'MISSED'}",
+            ]
+        )
+    head = [
+        "network",
+        "dense float32, bytes",
+        "int8, bytes",
+        "times smaller",
+        "times faster",
+        "dense, %",
+        "file, %",
+        "points lost",
+        "seeds",
+        "target",
+    ]
+    return table(head, rows, document)
+
+
 def smallest() -> str:
     """Returns the README's sentence on the smallest file."""
     document = load("combined")
@@ -791,6 +835,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "quantization_aware_step": quantization_aware_step,
         "flash": flash,
         "combined": combined,
+        "recipe": recipe,
         "npu": npu,
         "xnnpack": xnnpack,
         "shrink_time": shrink_time,

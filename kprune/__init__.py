@@ -51,6 +51,7 @@ from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
 from kprune.pruner import Pruner
 from kprune.quantization import QuantizationCallback, quantize_aware
+from kprune.recipe import Recipe
 from kprune.regrowth import SET, Regrowth, RigL
 from kprune.regularization import BatchNormL1, GroupLasso, Regularization
 from kprune.report import (
@@ -125,6 +126,7 @@ __all__ = [
     "QuantizationCallback",
     "QuantizationReport",
     "Random",
+    "Recipe",
     "Regrowth",
     "Regularization",
     "Report",

@@ -8,6 +8,7 @@ import pytest
 import settings
 
 import kprune
+from kprune import recipe
 from kprune.allocation import Allocation
 from kprune.config import Config, concrete_subclasses, get
 from kprune.criteria import Criterion
@@ -31,6 +32,12 @@ EXAMPLES = [
     kprune.Rule(granularity=kprune.NofM(2, 4), skip_first=True, skip_last=True),
     kprune.Rule(settings.halves, allocation={"conv*": 0.5, "head": 0}),
     kprune.Plan((kprune.Rule(0.5, only="a", allocation="uniform"), kprune.Rule(0.9))),
+    recipe.Train(epochs=2, learning_rate=0.01),
+    recipe.Shrink(0.5, criterion="wanda", allocation="global", skip="a", epochs=0),
+    recipe.Prune(plan=kprune.Rule(0.5, only="a"), epochs=1, temperature=3.0),
+    recipe.QuantizeAware("learned", skip=["a", "b"], epochs=1, distill=False),
+    recipe.Export({"name": "board", "like": "microcontroller"}, encode=True),
+    kprune.Recipe(recipe.Train(epochs=2), ("android", "generic"), seed=3, data="x"),
 ]
 
 

@@ -2,10 +2,13 @@
 
 import pathlib
 import re
+import types
 
 import keras
 import numpy as np
 import pytest
+
+import kprune
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
@@ -111,3 +114,24 @@ def test_the_code_of_the_page_on_tfmot_runs():
     assert shares["our_way"] == pytest.approx([0.8, 0.8], abs=2e-3)
     assert shares["own_loop"] == [0.5, 0.5]
     assert shares["own_schedule"] == pytest.approx([0.4, 0.4], abs=2e-3)
+
+
+def test_the_code_of_the_page_on_recipes_runs(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 28, 28)), rng.integers(0, 10, 64)
+    data = keras.datasets.fashion_mnist
+    monkeypatch.setattr(data, "load_data", lambda: (images, images))
+    seen = []
+
+    def noted(recipe, *args, **kwargs):
+        seen.append((recipe, args, kwargs))
+        return types.SimpleNamespace(report="")
+
+    # tests/test_recipe.py runs one; here are the arguments.
+    monkeypatch.setattr(kprune.Recipe, "run", noted)
+    names = run("recipes.md", {})
+    ((recipe, (model, train, test), rest),) = seen
+    assert rest == {"folder": "out"} and len(train) == len(test) == 2
+    assert model.compiled and len(recipe.stages) == 4
+    kprune.Recipe(recipe.stages, names["exports"])
+    assert len(names["Recipe"].from_yaml(names["text"]).stages) == 4

@@ -43,8 +43,8 @@ def captured_output() -> Iterator[Captured]:
     Other threads wait for its end before they enter theirs.
     """
     caught = Captured()
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
+    logger, root = logging.getLogger("tensorflow"), logging.getLogger()
+    level, handlers = logger.level, list(root.handlers)
     with _lock, tempfile.TemporaryFile() as file:
         _flush()
         saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
@@ -61,6 +61,9 @@ def captured_output() -> Iterator[Captured]:
         finally:
             _flush()
             logger.setLevel(level)
+            # logging.warning(...) makes one that would write to the closed file.
+            for handler in [h for h in root.handlers if h not in handlers]:
+                root.removeHandler(handler)
             for descriptor, copy in saved:
                 os.dup2(copy, descriptor)
                 os.close(copy)

@@ -45,3 +45,16 @@ def test_tensorflows_own_logger_only_warns_meanwhile():
         logger.removeHandler(handler)
         logger.setLevel(before)
     assert said == ["something is wrong", "afterwards"]
+
+
+def test_logging_that_is_set_up_meanwhile_does_not_stay():
+    root = logging.getLogger()
+    before = list(root.handlers)
+    root.handlers.clear()
+    try:
+        with captured_output() as caught:
+            logging.warning("something is wrong")
+        assert "something is wrong" in caught.text
+        assert root.handlers == []
+    finally:
+        root.handlers[:] = before

@@ -1,0 +1,414 @@
+"""Recipes: what they may say, as objects and as text, and a run of one."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kprune
+from kprune.recipe import Export, Prune, QuantizeAware, Recipe, Shrink, Train
+from tests import models, settings
+
+BOARD = {"name": "board", "like": "microcontroller", "flash": 262144}
+
+
+def rules():
+    """A rule with each setting that a rule can have."""
+    for schedule in settings.SCHEDULES:
+        if not isinstance(schedule, kprune.SparsityFunction):
+            yield kprune.Rule(schedule)
+    moments = kprune.Epochs(1), kprune.FitFraction(0.5)
+    yield kprune.Rule(kprune.CosineRamp(0.0, 0.5, *moments))
+    for criterion in settings.CRITERIA:
+        yield kprune.Rule(0.5, criterion, granularity="channel")
+    for granularity in settings.GRANULARITIES:
+        if granularity.fixed_sparsity is None:
+            yield kprune.Rule(0.5, granularity=granularity)
+        else:
+            yield kprune.Rule(granularity=granularity)
+    for allocation in settings.ALLOCATIONS:
+        yield kprune.Rule(0.5, allocation=allocation, only="dense*", skip_last=True)
+    for regrowth in settings.REGROWTHS:
+        yield kprune.Rule(0.5, regrowth=regrowth)
+    for regularization in settings.REGULARIZATIONS:
+        yield kprune.Rule(0.5, granularity="channel", regularization=regularization)
+
+
+EPOCHS = st.integers(1, 20)
+PRUNES = st.builds(
+    Prune,
+    plan=st.lists(st.sampled_from(list(rules())), min_size=1, max_size=3),
+    epochs=EPOCHS,
+    learning_rate=st.none() | st.floats(1e-6, 1),
+    alpha=st.floats(0.1, 1),
+)
+SHRINKS = st.one_of(
+    st.builds(
+        Shrink,
+        budget=st.sampled_from(
+            [kprune.Budget(macs=0.5), kprune.Budget(arena_bytes=4e4)]
+        ),
+        epochs=st.integers(0, 3),
+        only=st.none() | st.just("block*"),
+        criterion=st.none() | st.sampled_from(settings.CRITERIA),
+    ),
+    st.builds(Shrink, st.just(0.5), allocation=st.just("global"), epochs=EPOCHS),
+    st.builds(Shrink, blocks=st.sampled_from([1, ("add", "add_1")]), epochs=EPOCHS),
+)
+RECIPES = st.builds(
+    lambda train, middle, last, **rest: Recipe((*train, *middle, *last), **rest),
+    st.lists(st.builds(Train, epochs=EPOCHS), max_size=1),
+    st.tuples(PRUNES, SHRINKS) | st.tuples(SHRINKS, SHRINKS, PRUNES),
+    st.lists(
+        st.builds(QuantizeAware, st.just("learned"), skip=st.just("a*"), epochs=EPOCHS),
+        max_size=1,
+    ),
+    export=st.sampled_from(
+        [
+            "microcontroller",
+            ("android", Export(BOARD, encode=True)),
+        ]
+    ),
+    batch_size=st.integers(1, 512),
+    seed=st.integers(0, 2**31),
+    data=st.none() | st.text(),
+)
+
+
+@given(RECIPES)
+def test_a_recipe_is_the_same_as_its_text(recipe):
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@given(RECIPES)
+def test_a_recipe_is_the_same_as_its_configuration(recipe):
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(recipe)))
+    assert keras.saving.deserialize_keras_object(config).to_yaml() == recipe.to_yaml()
+
+
+TEXT = """\
+data: Fashion-MNIST
+batch_size: 128
+stages:
+- train: {epochs: 8, learning_rate: 2e-3}
+- shrink:
+    epochs: 0
+    budget: {macs: 0.5}
+- prune:
+    epochs: 4
+    distill: false
+    plan:
+    - {schedule: 0.8, granularity: {block: {shape: [4, 1]}}, only: dense*}
+    - schedule:
+        polynomial_decay:
+          initial_sparsity: 0.0
+          final_sparsity: 0.5
+          begin_step: 100
+          end_step: {epochs: 2}
+      criterion: {magnitude: {order: 2}}
+- quantize_aware: {epochs: 2}
+export: [android, {target: {name: board, like: microcontroller}, encode: true}]
+"""
+
+
+def test_what_people_write():
+    ramp = kprune.PolynomialDecay(0.0, 0.5, 100, kprune.Epochs(2))
+    plan = (
+        kprune.Rule(0.8, granularity=kprune.Block((4, 1)), only="dense*"),
+        kprune.Rule(ramp, kprune.Magnitude(2)),
+    )
+    assert Recipe.from_yaml(TEXT) == Recipe(
+        (
+            Train(epochs=8, learning_rate=0.002),
+            Shrink(budget=kprune.Budget(macs=0.5), epochs=0),
+            Prune(plan=plan, epochs=4, distill=False),
+            QuantizeAware(epochs=2),
+        ),
+        (
+            Export("android"),
+            Export({"name": "board", "like": "microcontroller"}, encode=True),
+        ),
+        batch_size=128,
+        data="Fashion-MNIST",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        (
+            "batch_size:",
+            "batchsize:",
+            2,
+            "unknown key 'batchsize' of 'recipe'. Did you ",
+        ),
+        (
+            "batch_size:",
+            "batchsize:",
+            2,
+            "mean 'batch_size'? Expected some of stages, ",
+        ),
+        ("train: {epochs", "train: {epoch", 4, "unknown key 'epoch' of 'train'. Did "),
+        (
+            "- train",
+            "- trian",
+            4,
+            "'stages' takes one name with its arguments. Did you ",
+        ),
+        (
+            "- train",
+            "- trian",
+            4,
+            "Did you mean 'train'? Received trian. Expected one ",
+        ),
+        ("8, learning_rate: 2e-3", "0", 4, "'epochs': Train: `epochs` must be a whole"),
+        ("{epochs: 8, learning_rate: 2e-3}", "", 4, "'train' is written as keys and v"),
+        (
+            "{macs: 0.5}",
+            "{mac: 0.5}",
+            7,
+            "unknown key 'mac' of 'budget'. Did you mean ",
+        ),
+        (
+            "{macs: 0.5}",
+            "0.5",
+            7,
+            "'budget' is written as keys and values. Received 0.5",
+        ),
+        (
+            "{macs: 0.5}",
+            "{}",
+            7,
+            "'budget': Budget: give exactly one of params, macs, ",
+        ),
+        (
+            "schedule: 0.8",
+            "schedule: 80",
+            12,
+            "`sparsity` is the fraction of zeros and",
+        ),
+        ("schedule: 0.8", "schedule: 80", 12, "Did you mean 0.8?"),
+        ("{block:", "{blok:", 12, "'granularity' takes one name with its arguments. D"),
+        (
+            "{block: {shape: [4, 1]}}",
+            "blok",
+            12,
+            "'granularity': Unknown granularity '",
+        ),
+        ("{block: {shape: [4, 1]}}", "block", 12, "'block' needs the key 'shape'."),
+        (
+            "final_sparsity",
+            "#",
+            15,
+            "'polynomial_decay' needs the key 'final_sparsity'",
+        ),
+        ("order: 2", "order: 0", 19, "'order': Magnitude: `order` must be 1 or 2. Rec"),
+        ("end_step: {epochs: 2}", "end_step: 9", 15, "'polynomial_decay': PolynomialD"),
+        (
+            "distill: false",
+            "epochs: 2",
+            10,
+            "the key 'epochs' of 'prune' is there twice",
+        ),
+        (
+            "- quantize_aware: {",
+            "- train: {",
+            3,
+            "'stages': Recipe: `stages`: Train co",
+        ),
+        (
+            "android,",
+            "androit,",
+            21,
+            "'export': Unknown `target`. Received: 'androit'.",
+        ),
+        ("android,", "[android,", 22, "this is no plain YAML: "),
+        ("{epochs: 2}\nex", "&a [*a]\nex", 20, "write out what the alias stands for."),
+        ("Fashion-MNIST", "!!python/name:os.system a", 1, "this is no plain value: co"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(tmp_path, old, new, line, said):
+    assert old in TEXT
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(ValueError) as caught:
+        Recipe.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line {line}: ") and said in message
+
+
+def test_a_file_is_written_and_read(tmp_path):
+    recipe = Recipe.from_yaml(TEXT)
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+    with pytest.raises(ValueError, match="Cannot read the recipe .*other.yaml"):
+        Recipe.load(tmp_path / "other.yaml")
+    with pytest.raises(ValueError, match="^recipe: it is empty"):
+        Recipe.from_yaml("")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        kprune.Rule(0.5, only=keras.layers.Dense),
+        kprune.Rule(0.5, skip=lambda layer: True),
+        kprune.Rule(settings.SCHEDULES[-1]),
+    ],
+)
+def test_what_is_no_text_is_refused(rule):
+    recipe = Recipe(Prune(plan=rule, epochs=1))
+    with pytest.raises(ValueError, match="cannot hold functions, layers and classes"):
+        recipe.to_yaml()
+
+
+TRAIN, PRUNE = Train(epochs=1), Prune(0.5, epochs=1)
+AWARE = QuantizeAware(epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Recipe(()), "`stages` is empty"),
+        (lambda: Recipe((PRUNE, TRAIN)), "Train comes first, and once"),
+        (lambda: Recipe((AWARE, PRUNE)), "QuantizeAware comes last"),
+        (lambda: Recipe((PRUNE, PRUNE)), "a second Prune would begin with the first"),
+        (lambda: Recipe(TRAIN, ()), "at least one target, and each once"),
+        (lambda: Recipe(TRAIN, ("android", "android")), "and each once. Received"),
+        (lambda: Recipe(AWARE, Export("android", "none")), "QuantizeAware trains for"),
+        (lambda: Recipe(TRAIN, "board.yaml"), "a recipe holds all that it needs"),
+        (lambda: Recipe(TRAIN, batch_size=0), "`batch_size` must be a whole number"),
+        (lambda: Recipe(TRAIN, seed=-1), "`seed` must be an integer of at least 0"),
+        (lambda: Export("generic", encode=True), "encode=True is for target="),
+        (lambda: Train(epochs=0), "Train: `epochs` must be a whole number of at least"),
+        (lambda: Train(epochs=1, learning_rate=0), "`learning_rate` must be a number"),
+        (lambda: Prune(epochs=1), "Prune: give `sparsity` or `plan`, and not both"),
+        (lambda: Prune(0.5, epochs=1, alpha=1.5), "`alpha` is the teacher's share"),
+        (lambda: Shrink(0.5, kprune.Budget(macs=0.5), epochs=1), "not both"),
+        (lambda: Shrink(criterion="random", epochs=1), "say how many, too"),
+        (lambda: QuantizeAware("fixed", epochs=1), "`ranges` must be one of"),
+    ],
+)
+def test_what_does_not_work_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_wrong_types_are_refused():
+    with pytest.raises(TypeError, match="`stages` must be stages of kprune.recipe"):
+        Recipe(("train",))
+    with pytest.raises(TypeError, match="`plan` must be a kprune.Plan"):
+        Prune(plan=0.5, epochs=1)
+    with pytest.raises(TypeError, match="`skip` takes names of layers in a recipe"):
+        Shrink(0.5, skip=keras.layers.Dense, epochs=1)
+
+
+def test_runs_that_cannot_be_are_refused_before_training(tmp_path, data):
+    model, recipe = models.sequential(), Recipe((TRAIN, PRUNE, AWARE))
+
+    def refused(said, recipe=recipe, model=model, data=data, folder="out"):
+        with pytest.raises(ValueError, match=said):
+            recipe.run(model, data, data, tmp_path / folder)
+
+    refused("is not compiled. Compile it with the loss")
+    models.compiled(model)
+    refused("must be a Sequential or Functional model", model=models.Subclassed())
+    refused("must be .x, y. or .x, y, sample_weight.", data=(data[0],))
+    endless = tf_data(data).repeat()
+    refused("a batched data set of known length", data=endless)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    refused("holds other files", folder="other")
+    refused("cannot make the folder", folder="other/notes.txt")
+    wrong = Recipe((TRAIN, Prune(plan=kprune.Rule(0.5, only="dence"), epochs=1)))
+    refused("stage 2, prune: only: 'dence' matches nothing", recipe=wrong)
+    skipping = Recipe(Shrink(0.5, skip="*", epochs=1))
+    refused("stage 1, shrink: ", recipe=skipping)
+    scheduled = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 9))
+    models.compiled(model, scheduled)
+    refused("stage 1, train, has no `learning_rate`")
+
+
+def tf_data(data):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(data).batch(16)
+
+
+@pytest.mark.slow
+def test_the_whole_road(tmp_path, data):
+    """On a data set, with a model that is not changed; then again from its middle."""
+    model = models.compiled(models.sequential(), metrics=["accuracy"])
+    before = model.get_weights()
+    recipe = Recipe((TRAIN, Shrink(0.5, epochs=1), PRUNE, AWARE), batch_size=16)
+    out = tmp_path / "out"
+    result = recipe.run(model, data, tf_data(data), out, benchmark=False, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    rows = result.report.rows
+    assert [row.stage for row in rows] == [
+        "dense",
+        "train",
+        "shrink",
+        "prune",
+        "quantize_aware",
+    ]
+    assert [row.quantization for row in rows] == ["none", *["int8"] * 4]
+    sizes = [row.size.raw for row in rows]
+    assert sizes[0] > sizes[1] > sizes[2] and result.report.times_smaller(rows[-1]) > 2
+    assert rows[-1].parameters < 0.7 * rows[0].parameters
+    assert rows[2].sparsity < 0.05 and rows[3].sparsity > 0.4 and rows[4].sparsity > 0.4
+    assert all(row.arena for row in rows)
+    # What is trained for int8 computes the same in Keras as in the file.
+    assert rows[-1].metrics["loss"] == pytest.approx(
+        rows[-1].keras_metrics["loss"], abs=1e-3
+    )
+    assert rows[0].metrics["accuracy"] == rows[0].keras_metrics["accuracy"]
+    assert "quantize_aware  microcontroller  int8" in str(result.report)
+    assert (out / "report.json").read_text() == result.report.to_json()
+    assert Recipe.load(out / "recipe.yaml") == recipe
+    assert (out / "microcontroller.tflite").stat().st_size == sizes[-1]
+    assert (out / "microcontroller.cc").exists()
+
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    for name in ("model.keras", "report.json", "microcontroller.tflite"):
+        (again / name).unlink()
+    for pattern in ("3_*", "4_*", "microcontroller.json"):
+        for file in (again / "stages").glob(pattern):
+            file.unlink()
+    resumed = recipe.run(model, data, tf_data(data), again, benchmark=False, verbose=0)
+    assert resumed.report == result.report
+    for one, other in zip(
+        result.model.get_weights(), resumed.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="holds a run of another recipe"):
+        Recipe((TRAIN, AWARE)).run(model, data, data, again)
+
+
+@pytest.mark.slow
+def test_zeros_and_channels_from_the_given_model(tmp_path, data):
+    """Without `Train`; for a board that only the last file has to fit on, encoded."""
+    model = models.compiled(models.sequential(), metrics=["accuracy"])
+    channels = Prune(plan=kprune.Rule(0.5, granularity="channel"), epochs=1)
+    shrink = Shrink(0.3, epochs=1, distill=False)
+    board = {"name": "board", "like": "microcontroller", "flash": 2_700}
+    recipe = Recipe(
+        (channels, Shrink(epochs=0), PRUNE, shrink), Export(board, encode=True)
+    )
+    result = recipe.run(model, data, data, tmp_path, benchmark=False, verbose=0)
+    dense, pruned, shrunk, sparse, last = result.report.rows
+    assert dense.keras_metrics["loss"] == pytest.approx(
+        model.evaluate(*data, verbose=0)[0], rel=1e-5
+    )
+    assert min(row.size.raw for row in result.report.rows[:-1]) > 2_700
+    assert last.size.raw <= 2_700
+    assert pruned.parameters == dense.parameters > 1.5 * shrunk.parameters
+    assert shrunk.metrics["loss"] == pytest.approx(pruned.metrics["loss"], abs=0.05)
+    assert sparse.sparsity > 0.4 and last.sparsity > 0.3  # Held while it is trained.
+    assert last.parameters < sparse.parameters == shrunk.parameters
+    assert not (tmp_path / "stages" / "partial_1_prune.keras").exists()
