@@ -6,7 +6,8 @@ The network of `benchmarks.clustering` learns the 8x8 digits of scikit-learn and
 pruned to 0.8, which each quantisation then has to write. "Badly scaled" is the same
 network, made hard to quantise: of the first layer's channels one is multiplied by 300,
 and what reads it divided by 300, so that it computes the same. There the layers that
-`kprune.quantization_sensitivity` names stay in float32. Files are for android; the
+`kprune.quantization_sensitivity` names stay in float32; or the network is trained for
+int8 for ten epochs (`kprune.quantize_aware`). Files are for android; the
 error is the difference of outputs from Keras's (L2 norm, relative), and accuracy that
 of the file in LiteRT, both on test images. A minute per seed on one core.
 """
@@ -30,6 +31,7 @@ from benchmarks import clustering, protocol  # noqa: E402
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int4", "int16x8", "int8")
 SCALE = 300.0
+AWARE_EPOCHS = 10
 
 
 def badly_scaled(model: keras.Model) -> keras.Model:
@@ -106,6 +108,10 @@ def measure(seed: int, epochs: int) -> dict[str, dict[str, Any]]:
         **exported(hard, "int8", float_layers=kept),
         "kept": len(kept),
     }
+    kprune.hold_zeros(hard)
+    aware = kprune.quantize_aware(hard, data=x[:200])
+    clustering.fit(aware, 1 if epochs < AWARE_EPOCHS else AWARE_EPOCHS)
+    found["badly scaled, trained for int8"] = exported(aware, "int8")
     return found
 
 
