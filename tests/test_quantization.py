@@ -14,12 +14,11 @@ from kprune.layers import mask_of
 from kprune.quantization.fake_quantization import (
     FakeQuantize,
     QuantizedWeights,
-    observing,
-    round_weight,
     switches,
-    unrounded,
 )
 from kprune.quantization.kernels import kernel_of
+from kprune.quantization.mode import observing, unrounded
+from kprune.quantization.rounding import round_weight
 
 L = keras.layers
 RNG = np.random.default_rng(0)

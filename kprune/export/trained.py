@@ -8,7 +8,8 @@ import contextlib
 import keras
 
 from kprune.quantization.aware import check_ranges
-from kprune.quantization.fake_quantization import deployed, switches, unrounded
+from kprune.quantization.fake_quantization import switches
+from kprune.quantization.mode import deployed, unrounded
 
 INT8 = "int8"
 

@@ -14,7 +14,8 @@ from kprune.naming import matches, unknown
 from kprune.notices import Notices
 from kprune.quantization.assembly import Builder, copy_weights
 from kprune.quantization.calls import written_out
-from kprune.quantization.fake_quantization import FakeQuantize, observing, switches
+from kprune.quantization.fake_quantization import FakeQuantize, switches
+from kprune.quantization.mode import observing
 from kprune.quantization.places import SKIPPED, Places, fold_normalisations
 from kprune.rebuild import graph_of, has_graph, plain
 from kprune.report import QuantizationReport

@@ -1,8 +1,6 @@
 """Keras layers that round as an int8 model does: of weights, and of activations.
 
-What they compute is TensorFlow's own fake quantisation, whose operators the converter
-reads as the ranges of an integer model. This module changes when weights or activations
-are to be rounded in another way.
+This module changes when layers find what to round to, or when, in another way.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877, section 3; ranges
@@ -11,10 +9,8 @@ https://arxiv.org/abs/1903.08066, of which the gradient of the ends is taken, no
 being powers of two.
 """
 
-import contextlib
-import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -26,47 +22,16 @@ from kprune.quantization.kernels import (
     is_one_dimensional,
     kernel_of,
 )
+from kprune.quantization.mode import DEPLOYED, OBSERVING, Mode
+from kprune.quantization.rounding import (
+    folding_of,
+    passing,
+    round_activations,
+    round_channels,
+    round_weight,
+    scaling_of,
+)
 from kprune.rebuild import plain
-
-_LEAST_SHARE = 1e-3
-"""The least range of a channel's weights, as a share of the widest channel's.
-
-What such a channel adds is below a step of the 8 bits of its output. With a range near
-zero its bias, which is stored in steps of the weights', would not fit its 32 bits.
-"""
-
-
-class _Mode:
-    """What is computed beside training and inference, while a block runs."""
-
-    now = ""
-
-
-_DEPLOYED, _OBSERVING, _PLAIN = "deployed", "observing", "plain"
-
-
-def deployed() -> contextlib.AbstractContextManager[None]:
-    """What is traced has the operators of the integer model alone."""
-    return _mode(_DEPLOYED)
-
-
-def observing() -> contextlib.AbstractContextManager[None]:
-    """Nothing is rounded, and the ranges of activations are taken."""
-    return _mode(_OBSERVING)
-
-
-def unrounded() -> contextlib.AbstractContextManager[None]:
-    """Nothing is rounded."""
-    return _mode(_PLAIN)
-
-
-@contextlib.contextmanager
-def _mode(name: str) -> Iterator[None]:
-    before, _Mode.now = _Mode.now, name
-    try:
-        yield
-    finally:
-        _Mode.now = before
 
 
 class _Switched(keras.layers.Layer):
@@ -91,7 +56,7 @@ class _Switched(keras.layers.Layer):
     @property
     def rounds(self) -> bool:
         """Whether it rounds in what is computed now."""
-        return self.active if not _Mode.now else _Mode.now == _DEPLOYED
+        return self.active if not Mode.now else Mode.now == DEPLOYED
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration, with the switches as they are."""
@@ -165,14 +130,12 @@ class FakeQuantize(_Switched):
         """
         x = keras.ops.cast(inputs, "float32")
         follows = training and not self.frozen and self.ranges != "learned"
-        if self.fixed is None and (
-            _Mode.now == _OBSERVING or (follows and not _Mode.now)
-        ):
+        if self.fixed is None and (Mode.now == OBSERVING or (follows and not Mode.now)):
             self._observe(x, index)
         if not self.rounds:
             return keras.ops.cast(x, self.compute_dtype)
-        rounded = _round_activations(x, *self._ends())
-        if self.fixed is None and not training and _Mode.now != _DEPLOYED:
+        rounded = round_activations(x, *self._ends())
+        if self.fixed is None and not training and Mode.now != DEPLOYED:
             # Before anything was seen there is nothing to round to.
             seen = keras.ops.min(self.observations) > 0
             rounded = keras.ops.where(seen, rounded, x)
@@ -275,7 +238,7 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
         if norm is None:
             return self._with(inputs, self._rounded())
         learns = training and norm.trainable and not self.frozen
-        if learns and not _Mode.now:
+        if learns and not Mode.now:
             return norm(self._with(inputs, self._rounded()), training=True)
         if self.rounds:
             return self._folded(inputs)
@@ -288,7 +251,7 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
             return weight
         if self.batch_norm is None or kernel.per_channel:
             return passing(round_weight, weight, kernel)
-        scale = kernel.along_outputs(_folding(self.batch_norm).scale)
+        scale = kernel.along_outputs(folding_of(self.batch_norm).scale)
 
         def folded(weight: Any, kernel: Kernel) -> Any:
             rounded = round_weight(weight * scale, kernel)
@@ -299,13 +262,13 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
 
     def _weight(self) -> Any:
         weight = keras.ops.cast(self.kernel.variable, "float32")
-        if _Mode.now == _DEPLOYED and is_one_dimensional(self.layer):
+        if Mode.now == DEPLOYED and is_one_dimensional(self.layer):
             return weight[None]  # Before it is rounded: the converter wants it so.
         return weight
 
     def _folded(self, inputs: Any) -> Any:
         """Returns what the layer makes with the normalisation in its weights."""
-        kernel, fold = self.kernel, _folding(self.batch_norm)
+        kernel, fold = self.kernel, folding_of(self.batch_norm)
         scale = kernel.along_outputs(fold.scale)
         weight = passing(round_weight, self._weight() * scale, kernel)
         if kernel.bias is not None:
@@ -315,7 +278,7 @@ class QuantizedWeights(_Switched, keras.layers.Wrapper):
 
     def _with(self, inputs: Any, weight: Any, bias: Any = None) -> Any:
         """Calls the layer with other values in the place of its weights."""
-        if _Mode.now == _DEPLOYED and is_one_dimensional(self.layer):
+        if Mode.now == DEPLOYED and is_one_dimensional(self.layer):
             return convolve_as_image(plain(self.layer), inputs, weight, bias)
         kernel, values = self.kernel, []
         if weight is not None:
@@ -370,7 +333,7 @@ class QuantizedScaling(keras.layers.Wrapper):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns what the layer makes; in another way on the device."""
-        if _Mode.now != _DEPLOYED:
+        if Mode.now != DEPLOYED:
             if isinstance(self.layer, keras.layers.BatchNormalization):
                 return self.layer(inputs, training=training)
             return self.layer(inputs)
@@ -378,11 +341,11 @@ class QuantizedScaling(keras.layers.Wrapper):
 
     def _convolved(self, inputs: Any) -> Any:
         ops, shape = keras.ops, inputs.shape
-        fold = _of_scaling(self.layer, shape[-1])
+        fold = scaling_of(self.layer, shape[-1])
         pixels = ops.reshape(inputs, (-1, *_two(shape[1:-1]), shape[-1]))
         ends = ops.where(fold.scale == 0, 1.0, ops.abs(fold.scale))
         # In this shape, and in no other, the converter knows the axis of the ranges.
-        kernel = _round_channels(ops.reshape(fold.scale, (1, 1, 1, -1)), ends)
+        kernel = round_channels(ops.reshape(fold.scale, (1, 1, 1, -1)), ends)
         kernel = ops.reshape(kernel, (1, 1, -1, 1))
         made = ops.depthwise_conv(pixels, kernel, padding="valid") + fold.offset
         return ops.reshape(made, (-1, *shape[1:]))
@@ -395,95 +358,6 @@ class QuantizedScaling(keras.layers.Wrapper):
 def _two(window: Sequence[int]) -> tuple[int, int]:
     """Returns the sides of an image with as many pixels."""
     return math.prod(window[:1]), math.prod(window[1:])
-
-
-def _of_scaling(layer: keras.layers.Layer, channels: int) -> "_Folding":
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return _folding(layer)
-    if isinstance(layer, keras.layers.Normalization):
-        mean, deviation = np.asarray(layer.mean), np.sqrt(np.asarray(layer.variance))
-        scale = 1 / np.maximum(deviation, keras.config.epsilon())
-        scale, offset = scale, -mean * scale
-        if layer.invert:
-            scale, offset = deviation, mean
-    else:
-        scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
-    scale, offset = (
-        np.broadcast_to(np.reshape(each, -1).astype("float32"), (channels,))
-        for each in (scale, offset)
-    )
-    return _Folding(keras.ops.convert_to_tensor(scale), offset)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Folding:
-    """A batch normalisation in inference: what it multiplies by, and what it adds."""
-
-    scale: Any
-    offset: Any
-
-
-def _folding(norm: keras.layers.BatchNormalization) -> _Folding:
-    variance = keras.ops.cast(norm.moving_variance, "float32")
-    mean = keras.ops.cast(norm.moving_mean, "float32")
-    scale = keras.ops.rsqrt(variance + norm.epsilon)
-    if norm.scale:
-        scale = scale * keras.ops.cast(norm.gamma, "float32")
-    offset = -mean * scale
-    if norm.center:
-        offset = offset + keras.ops.cast(norm.beta, "float32")
-    return _Folding(scale, offset)
-
-
-def _round_activations(x: Any, low: Any, high: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
-
-
-def passing(rounding: Any, weight: Any, kernel: Kernel) -> Any:
-    """Returns what a rounding makes of a weight, with the gradient of the weight.
-
-    TensorFlow's own gradient is zero outside of the range, to which the largest weight
-    of a channel may belong by an error of rounding.
-    """
-    if _Mode.now == _DEPLOYED:
-        return rounding(weight, kernel)
-    return weight + keras.ops.stop_gradient(rounding(weight, kernel) - weight)
-
-
-def round_weight(weight: Any, kernel: Kernel) -> Any:
-    """Returns a weight rounded to the 255 values of int8 that lie around zero.
-
-    Args:
-        weight: Values of the kernel's shape, float32.
-        kernel: What its axes are.
-    """
-    import tensorflow as tf
-
-    ops = keras.ops
-    if not kernel.per_channel:
-        end = ops.stop_gradient(ops.max(ops.abs(weight)))
-        end = ops.where(end == 0, 1.0, end)
-        return tf.quantization.fake_quant_with_min_max_vars(
-            weight, -end, end, num_bits=8, narrow_range=True
-        )
-    flat = kernel.outputs_last(weight)
-    ends = ops.stop_gradient(
-        ops.max(ops.abs(flat), axis=tuple(range(len(flat.shape) - 1)))
-    )
-    widest = ops.max(ends)
-    ends = ops.maximum(ends, ops.where(widest == 0, 1.0, _LEAST_SHARE * widest))
-    return ops.reshape(_round_channels(flat, ends), weight.shape)
-
-
-def _round_channels(values: Any, ends: Any) -> Any:
-    """Returns values rounded with a range per entry of the last axis."""
-    import tensorflow as tf
-
-    return tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        values, -ends, ends, num_bits=8, narrow_range=True
-    )
 
 
 def switches(model: keras.layers.Layer) -> list[_Switched]:
