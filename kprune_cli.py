@@ -347,6 +347,36 @@ def bench(
     typer.echo(report.to_json() if json else str(report))
 
 
+@app.command(
+    epilog="Examples:  [bold]kprune targets[/bold]  |  "
+    "[bold]kprune targets microcontroller[/bold]  |  "
+    "[bold]kprune targets board.yaml --json[/bold]"
+)
+def targets(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A target's name, or the .yaml file of one, to see all that is known.",
+            show_default="a table of all",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the devices: what each can run, what pays on it, and the sources."""
+    with _refusals():
+        with _loading():
+            from kprune.export import catalogue
+            from kprune.export.choosing import target_of
+            from kprune.export.targets import TARGETS
+        shown = list(TARGETS.values()) if target is None else [target_of(target)]
+    if json:
+        typer.echo(catalogue.to_json(shown))
+    else:
+        typer.echo(
+            catalogue.listing(shown) if target is None else catalogue.details(*shown)
+        )
+
+
 def _read_data(path: Path) -> Any:
     """Returns the array of a `.npy` file, or the arrays of a `.npz` file by name."""
     import numpy as np

@@ -13,6 +13,7 @@ from models import sequential
 from typer.testing import CliRunner
 
 import kprune_cli
+from kprune.export.targets import TARGETS
 
 SOURCE = pathlib.Path(kprune_cli.__file__)
 
@@ -291,6 +292,33 @@ def test_a_failing_import_shows_what_was_held_back(capfd):
     with kprune_cli._loading():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == "the reason\n"
+
+
+def test_targets_are_listed_and_told_with_sources(tmp_path):
+    result = run("targets")
+    assert result.exit_code == 0, result.stderr
+    for name in TARGETS:
+        assert f"\n{name} " in result.stdout
+    for name, target in TARGETS.items():
+        told = run("targets", name).stdout
+        assert told.startswith(f"{name}: {target.runtime}\n")
+        sources = [item.source for item in (*target.patterns, *target.facts)]
+        assert all(f"source: {source}\n" in told for source in sources)
+    (tmp_path / "board.yaml").write_text("{name: b, like: ethos-u55-128, flash: 4096}")
+    assert "at most 4,096 bytes" in run("targets", tmp_path / "board.yaml").stdout
+    assert refused(run("targets", "androit"), "Did you mean 'android'?")
+
+
+def test_targets_are_json():
+    found = json.loads(run("targets", "--json").stdout)
+    assert [entry["name"] for entry in found] == list(TARGETS)
+    [micro] = json.loads(run("targets", "microcontroller", "--json").stdout)
+    assert "CONV_2D" in micro["operators"] and micro["quantizations"] == [
+        "none",
+        "int8",
+        "int16x8",
+    ]
+    assert micro["patterns"][0]["pruning"] == "channel"
 
 
 @pytest.fixture
