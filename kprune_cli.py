@@ -377,6 +377,21 @@ def targets(
         )
 
 
+@app.command(
+    epilog="Example:  [bold]kprune doctor[/bold]. Its exit code is 1 if something that "
+    "kprune needs is missing or does not load."
+)
+def doctor(json: Json = False) -> None:
+    """Show what is installed, whether it loads, and what extras would bring."""
+    import kprune_doctor
+
+    with _refusals(), _progress_console().status("Importing each package"):
+        found = kprune_doctor.checkup()
+    typer.echo(found.to_json() if json else str(found))
+    if not found.healthy:
+        raise typer.Exit(REFUSED)
+
+
 def _read_data(path: Path) -> Any:
     """Returns the array of a `.npy` file, or the arrays of a `.npz` file by name."""
     import numpy as np
