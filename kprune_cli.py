@@ -131,6 +131,24 @@ def inspect(
 
 
 @app.command(
+    epilog="Example:  [bold]kprune compare dense.keras pruned.keras p.tflite[/bold]"
+)
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="The .keras or .tflite files.")],
+    json: Json = False,
+) -> None:
+    """Put files side by side: bytes, parameters, zeros and multiplications.
+
+    Of two .tflite files, [bold]kprune bench[/bold] tells times and outputs.
+    """
+    with _refusals():
+        with _loading():
+            from kprune.inspection import comparing
+        found = comparing.compare(files)
+    typer.echo(found.to_json() if json else str(found))
+
+
+@app.command(
     epilog="Examples:  [bold]kprune advise model.keras[/bold]  |  "
     "[bold]kprune advise model.keras --target ethos-u85-256 --sparsity 0.5[/bold]"
 )

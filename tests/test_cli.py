@@ -65,7 +65,7 @@ def test_help_is_fast_and_imports_no_tensorflow():
         env=os.environ | {"PYTHONPATH": str(SOURCE.parent), "NO_COLOR": "1"},
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("demo", "inspect", "export", "bench", "--version"):
+    for command in ("demo", "compare", "targets", "doctor", "bench", "--version"):
         assert command in done.stdout
 
 
@@ -327,6 +327,20 @@ def converted(saved, tmp_path):
     result = run("export", saved, path, "--quantization", "none", "--no-benchmark")
     assert result.exit_code == 0, result.stderr
     return path
+
+
+def test_files_are_compared(saved, converted):
+    result = run("compare", saved, converted)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith(f"{saved} ") and lines[3].startswith(f"{converted} ")
+    sizes = [path.stat().st_size for path in (saved, converted)]
+    assert f"{sizes[1]:,}  {sizes[0] / sizes[1]:.2f}" in lines[3]
+    items = json.loads(run("compare", converted, saved, "--json").stdout)["items"]
+    assert [item["times_smaller"] for item in items] == [1.0, sizes[1] / sizes[0]]
+    assert items[0]["macs"] == items[1]["macs"] > 0
+    assert refused(run("compare", saved, "no.tflite"), "no file 'no.tflite'")
 
 
 def test_bench_times_a_file_alone_and_beside_another(converted, tmp_path):
