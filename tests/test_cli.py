@@ -13,6 +13,7 @@ from models import sequential
 from typer.testing import CliRunner
 
 import kprune_cli
+from kprune.data_file import read_inputs
 from kprune.export.targets import TARGETS
 
 SOURCE = pathlib.Path(kprune_cli.__file__)
@@ -172,8 +173,8 @@ def test_named_arrays_are_taken_by_the_inputs_name(tmp_path):
     x = np.zeros((4, 8, 8, 1), "f4")
     np.savez(tmp_path / "one.npz", anything=x)
     np.savez(tmp_path / "two.npz", image=x, other=x)
-    assert kprune_cli._read_data(tmp_path / "one.npz").shape == x.shape
-    assert sorted(kprune_cli._read_data(tmp_path / "two.npz")) == ["image", "other"]
+    assert read_inputs(tmp_path / "one.npz").shape == x.shape
+    assert sorted(read_inputs(tmp_path / "two.npz")) == ["image", "other"]
 
 
 def corrupt(path):
