@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -335,6 +335,74 @@ def _what_is_done(folder: Path) -> str:
         f"{folder / 'stages'} holds {', '.join(done)}. Give the same command again to "
         "go on from there."
     )
+
+
+@app.command(
+    epilog="Examples:  [bold]kprune shrink m.keras small.keras[/bold]  |  "
+    "[bold]kprune shrink m.keras small.keras --budget macs=0.5 --dry-run[/bold]"
+)
+def shrink(
+    model: Annotated[Path, typer.Argument(help="The .keras file.")],
+    out: Annotated[Path, typer.Argument(help="The .keras file to write.")],
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the channels to remove, in [0, 1): those of least "
+            "magnitude.",
+            show_default="only channels that are zero",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What the result may cost, instead: [bold]macs=0.5[/bold]; or "
+            "params=, flash_bytes=, arena_bytes= or latency_ratio=. Below 1: of what "
+            "it costs now."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="With --budget: the device that it is for.")
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="How many residual blocks to remove.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs to compare the models on: a .npy file, or a .npz file with "
+            "one array for each input, under the input's name.",
+            show_default="random values",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show what would be removed, and write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Remove channels, and prove that the smaller model computes the same.
+
+    The same as the model with these channels set to zero: train it afterwards, unless
+    they were zero.
+    """
+    with _refusals():
+        with _loading():
+            import kprune
+            from kprune.data_file import read_inputs
+            from kprune.export.files import check_path, write_model
+            from kprune.model_file import load_model
+        out = check_path(out, ".keras")
+        if target is not None and budget is None:
+            raise ValueError("--target goes with --budget: give both, or neither.")
+        limit = None if budget is None else kprune.Budget.from_text(budget, target)
+        act: Any = kprune.plan_shrink if dry_run else kprune.shrink
+        given = load_model(model, compile=True)
+        inputs = None if data is None else read_inputs(data)
+        with _progress_console().status("Choosing, removing and comparing"):
+            found = act(given, sparsity, budget=limit, blocks=blocks, data=inputs)
+        if not dry_run:
+            write_model(found, out)
+            found = found.shrink_report
+    typer.echo(found.to_json() if json else str(found))
 
 
 @app.command(

@@ -344,6 +344,54 @@ def test_files_are_compared(saved, converted):
     assert refused(run("compare", saved, "no.tflite"), "no file 'no.tflite'")
 
 
+def test_channels_are_removed_and_the_plan_is_shown_first(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    plan = run("shrink", saved, out, "--budget", "macs=0.6", "--dry-run", "--json")
+    assert plan.exit_code == 0, plan.stderr
+    assert not out.exists()
+    result = run("shrink", saved, out, "--budget", "macs=0.6", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["plan"] == json.loads(plan.stdout)
+    assert report["equality"]["relative"] < 1e-4
+    before, after = (keras.models.load_model(path) for path in (saved, out))
+    assert after.count_params() < before.count_params()
+    assert after.output_shape == before.output_shape
+    result = run("shrink", saved, out, "--sparsity", 0.5, "--data", tmp_path / "x.npy")
+    assert result.exit_code == 0, result.stderr
+    assert "masked and smaller model differ by at most" in result.stdout
+    assert keras.models.load_model(out).count_params() < before.count_params()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], ["zero"]),
+        (["--sparsity", "50"], ["Did you mean 0.5?"]),
+        (["--budget", "mac=0.5"], ["Did you mean 'macs'?"]),
+        (["--budget", "macs=half"], ["such as 'macs=0.5'", "'macs=half'"]),
+        (["--budget", "macs"], ["such as 'macs=0.5'"]),
+        (["--budget", "macs=0.5", "--sparsity", "0.5"], ["not both"]),
+        (["--target", "android"], ["--target goes with --budget"]),
+        (["--budget", "macs=0.5", "--target", "androit"], ["Did you mean 'android'?"]),
+        (["--sparsity", "0.5", "--data", "no.npy"], ["There is no file 'no.npy'"]),
+        (["--blocks", "1"], ["block"]),
+    ],
+)
+def test_what_cannot_be_shrunk_is_refused(saved, tmp_path, options, words):
+    assert refused(run("shrink", saved, tmp_path / "small.keras", *options), *words)
+    assert not (tmp_path / "small.keras").exists()
+
+
+def test_shrink_refuses_bad_files(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    assert refused(run("shrink", saved, tmp_path / "s.tflite"), "a '.keras' file")
+    assert refused(run("shrink", saved, tmp_path / "no" / "s.keras"), "does not exist")
+    assert refused(run("shrink", tmp_path, out), "is a folder")
+    assert refused(run("shrink", tmp_path / "m.h5", out), "Expected a '.keras' file")
+    assert refused(run("shrink", corrupt(tmp_path / "m.keras"), out), "no zip archive")
+
+
 def test_bench_times_a_file_alone_and_beside_another(converted, tmp_path):
     result = run("bench", converted, "--seconds", 0.05)
     assert result.exit_code == 0, result.stderr
