@@ -283,7 +283,7 @@ def prune(
             check_inputs(given, found)
             if found.note:
                 typer.echo(f"note: {found.note}", err=True)
-            plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ
+            plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
             try:
                 result = asked.run(
                     given,
