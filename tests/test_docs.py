@@ -147,5 +147,6 @@ def test_the_data_on_the_page_on_the_command_line_can_be_trained_on(monkeypatch)
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
     check_inputs(model, TrainingData(*pair))
     assert len(pair[0]) == 2
+    flat = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"\(None, 28, 28, 1\), expected \(None, 9\)"):
-        check_inputs(keras.Sequential([keras.Input((9,))]), TrainingData(*pair))
+        check_inputs(flat, TrainingData(*pair))
