@@ -8,14 +8,18 @@ prints a screenful: commands do so when they have to, and `--help` never does.
 import contextlib
 import importlib.metadata
 import os
+import re
+import sys
 import tempfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    import keras
 
 REFUSED = 1
 INTERRUPTED = 130
@@ -131,6 +135,24 @@ def inspect(
 
 
 @app.command(
+    epilog="Example:  [bold]kprune compare dense.keras pruned.keras p.tflite[/bold]"
+)
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="The .keras or .tflite files.")],
+    json: Json = False,
+) -> None:
+    """Put files side by side: bytes, parameters, zeros and multiplications.
+
+    Of two .tflite files, [bold]kprune bench[/bold] tells times and outputs.
+    """
+    with _refusals():
+        with _loading():
+            from kprune.inspection import comparing
+        found = comparing.compare(files)
+    typer.echo(found.to_json() if json else str(found))
+
+
+@app.command(
     epilog="Examples:  [bold]kprune advise model.keras[/bold]  |  "
     "[bold]kprune advise model.keras --target ethos-u85-256 --sparsity 0.5[/bold]"
 )
@@ -152,6 +174,234 @@ def advise(
             from kprune.model_file import load_model
         with _progress_console().status("Converting"):
             found = kprune.advise(load_model(model), target, sparsity=sparsity)
+    typer.echo(found.to_json() if json else str(found))
+
+
+@app.command(
+    epilog="Examples:  [bold]kprune prune m.keras --data d.npz --sparsity 0.8[/bold]  |"
+    "  [bold]kprune prune m.keras --data data:make --recipe recipe.yaml[/bold]"
+)
+def prune(
+    model: Annotated[
+        Path, typer.Argument(help="The .keras file; best of a compiled model.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A .npz file with x and y, and x_val and y_val to measure on; or "
+            "[bold]module:function[/bold], whose function returns a pair to train and "
+            "to measure on, each a batched tf.data.Dataset or (x, y).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .yaml file of stages and targets, as kprune.Recipe writes it, "
+            "instead of the next four.",
+            show_default="one stage of pruning",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of zeros over all kernels, in [0, 1).", show_default="0.8"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of training.", show_default="10")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Where it falls from, along a cosine.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A device to write an int8 file for, once for each.",
+            show_default="android",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Keras's name of the loss.",
+            show_default="what the file was saved with",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all files.", show_default="MODEL-pruned"),
+    ] = None,
+    benchmark: Annotated[
+        bool, typer.Option(help="Measure times, seconds for each file.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Train a model while it is pruned, export it, and measure each file.
+
+    A run that was stopped goes on when the same command is given again, with the
+    stage that was not done.
+    """
+    folder = Path(f"{model.stem}-pruned") if out is None else out
+    with _refusals(lambda: _what_is_done(folder)):
+        with _loading():
+            import tensorflow
+
+            from kprune.data_file import check_inputs, read_training_data
+            from kprune.recipe import Export, Prune, Recipe
+        tensorflow.get_logger().setLevel("ERROR")  # Many small models are compiled.
+        if recipe is None:
+            stage = Prune(
+                0.8 if sparsity is None else sparsity,
+                epochs=10 if epochs is None else epochs,
+                learning_rate=learning_rate,
+            )
+            exports = tuple(Export(name) for name in target or ["android"])
+            asked = Recipe((stage,), exports, data=data)
+        elif (sparsity, epochs, learning_rate, target) == (None, None, None, None):
+            asked = Recipe.load(recipe)
+        else:
+            raise ValueError(
+                "--recipe says it all: write --sparsity, --epochs, --learning-rate and "
+                f"--target into {str(recipe)!r}, or leave --recipe out."
+            )
+        given = _compiled(model, loss, metric)
+        source = asked.data if data is None else data
+        if source is None:
+            raise ValueError("Name the data: --data d.npz, or --data module:function.")
+        # The result has standard output for itself.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = read_training_data(source)
+            check_inputs(given, found)
+            if found.note:
+                typer.echo(f"note: {found.note}", err=True)
+            plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
+            try:
+                result = asked.run(
+                    given,
+                    found.train,
+                    found.validation,
+                    folder,
+                    benchmark=benchmark,
+                    verbose=2 if plain else 1,
+                )
+            except tensorflow.errors.OpError as error:
+                # The calls that built the operation are Keras's and ours.
+                calls = r"Detected at node .*?\n\n(?=Received|[A-Z]\w+Error|Traceback)"
+                said = re.sub(calls, "", error.message, flags=re.DOTALL)
+                raise ValueError(f"TensorFlow stopped: {said}") from error
+            except TypeError as error:  # Of data, whose types Keras does not take.
+                raise ValueError(str(error)) from error
+    typer.echo(
+        result.report.to_json() if json else f"{result.report}\n\nWritten to {folder}"
+    )
+
+
+def _compiled(path: Path, loss: str | None, metrics: list[str] | None) -> "keras.Model":
+    """Returns the model in a file, compiled as it was saved or as the user says."""
+    import keras
+
+    from kprune.model_file import load_model
+
+    model = load_model(path, compile=loss is None)
+    if loss is not None:
+        keras.losses.get(loss)  # Raises for a name that is not one.
+        model.compile("adam", loss, metrics=metrics or [])
+    elif metrics:
+        raise ValueError("--metric goes with --loss: give both, or neither.")
+    elif not model.compiled:
+        raise ValueError(
+            f"{str(path)!r} was saved without a loss. Say it, such as --loss "
+            "sparse_categorical_crossentropy --metric accuracy (for a model that "
+            "returns probabilities); or compile the model and save it again."
+        )
+    return model
+
+
+def _what_is_done(folder: Path) -> str:
+    """Returns what a run that was stopped has left, and how to go on."""
+    done = sorted(path.name for path in (folder / "stages").glob("[0-9]*_*.keras"))
+    if not done:
+        return "Nothing was written."
+    return (
+        f"{folder / 'stages'} holds {', '.join(done)}. Give the same command again to "
+        "go on from there."
+    )
+
+
+@app.command(
+    epilog="Examples:  [bold]kprune shrink m.keras small.keras[/bold]  |  "
+    "[bold]kprune shrink m.keras small.keras --budget macs=0.5 --dry-run[/bold]"
+)
+def shrink(
+    model: Annotated[Path, typer.Argument(help="The .keras file.")],
+    out: Annotated[Path, typer.Argument(help="The .keras file to write.")],
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the channels to remove, in [0, 1): those of least "
+            "magnitude.",
+            show_default="only channels that are zero",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What the result may cost, instead: [bold]macs=0.5[/bold]; or "
+            "params=, flash_bytes=, arena_bytes= or latency_ratio=. Below 1: of what "
+            "it costs now."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="With --budget: the device that it is for.")
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="How many residual blocks to remove.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs to compare the models on: a .npy file, or a .npz file with "
+            "one array for each input, under the input's name.",
+            show_default="random values",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show what would be removed, and write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Remove channels, and prove that the smaller model computes the same.
+
+    The same as the model with these channels set to zero: train it afterwards, unless
+    they were zero.
+    """
+    with _refusals():
+        with _loading():
+            import kprune
+            from kprune.data_file import read_inputs
+            from kprune.export.files import check_path, write_model
+            from kprune.model_file import load_model
+        out = check_path(out, ".keras")
+        if target is not None and budget is None:
+            raise ValueError("--target goes with --budget: give both, or neither.")
+        limit = None if budget is None else kprune.Budget.from_text(budget, target)
+        act: Any = kprune.plan_shrink if dry_run else kprune.shrink
+        given = load_model(model, compile=True)
+        inputs = None if data is None else read_inputs(data)
+        with _progress_console().status("Choosing, removing and comparing"):
+            found = act(given, sparsity, budget=limit, blocks=blocks, data=inputs)
+        if not dry_run:
+            write_model(found, out)
+            found = found.shrink_report
     typer.echo(found.to_json() if json else str(found))
 
 
@@ -254,6 +504,7 @@ def export(
     with _refusals():
         with _loading():
             import kprune
+            from kprune.data_file import read_inputs
             from kprune.model_file import load_model
         with _progress_console().status("Converting, running and measuring"):
             report = kprune.export(
@@ -261,7 +512,7 @@ def export(
                 out,
                 target,
                 quantization,
-                None if data is None else _read_data(data),
+                None if data is None else read_inputs(data),
                 dense=dense,
                 num_samples=samples,
                 tolerance=tolerance,
@@ -331,6 +582,7 @@ def bench(
             raise ValueError("--device prints text to read. Leave --json out.")
         with _loading():
             import kprune
+            from kprune.data_file import read_inputs
             from kprune.export.device import instructions
         if device is not None:
             typer.echo(instructions(device, file, baseline))
@@ -339,7 +591,7 @@ def bench(
             report = kprune.bench(
                 file,
                 baseline,
-                None if data is None else _read_data(data),
+                None if data is None else read_inputs(data),
                 runtime=runtime,
                 num_samples=samples,
                 seconds=seconds,
@@ -347,35 +599,58 @@ def bench(
     typer.echo(report.to_json() if json else str(report))
 
 
-def _read_data(path: Path) -> Any:
-    """Returns the array of a `.npy` file, or the arrays of a `.npz` file by name."""
-    import numpy as np
-
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(
-            f"--data must be a '.npy' or '.npz' file. Received: {str(path)!r}. Write "
-            "one with numpy.save or numpy.savez."
+@app.command(
+    epilog="Examples:  [bold]kprune targets[/bold]  |  "
+    "[bold]kprune targets microcontroller[/bold]  |  "
+    "[bold]kprune targets board.yaml --json[/bold]"
+)
+def targets(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A target's name, or the .yaml file of one, to see all that is known.",
+            show_default="a table of all",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the devices: what each can run, what pays on it, and the sources."""
+    with _refusals():
+        with _loading():
+            from kprune.export import catalogue
+            from kprune.export.choosing import target_of
+            from kprune.export.targets import TARGETS
+        shown = list(TARGETS.values()) if target is None else [target_of(target)]
+    if json:
+        typer.echo(catalogue.to_json(shown))
+    else:
+        typer.echo(
+            catalogue.listing(shown) if target is None else catalogue.details(*shown)
         )
-    try:
-        found = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
-            return found
-        with found:
-            arrays = {name: found[name] for name in found.files}
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {str(path)!r} (--data).") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"NumPy cannot read {str(path)!r} (--data): {error} Write it anew with "
-            "numpy.save or numpy.savez, without Python objects in it."
-        ) from error
-    # One array can belong to one input only, whatever it is called.
-    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+@app.command(
+    epilog="Example:  [bold]kprune doctor[/bold]. Its exit code is 1 if something that "
+    "kprune needs is missing or does not load."
+)
+def doctor(json: Json = False) -> None:
+    """Show what is installed, whether it loads, and what extras would bring."""
+    import kprune_doctor
+
+    with _refusals(), _progress_console().status("Importing each package"):
+        found = kprune_doctor.checkup()
+    typer.echo(found.to_json() if json else str(found))
+    if not found.healthy:
+        raise typer.Exit(REFUSED)
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns what users can cause into a message and an exit code."""
+def _refusals(left: Callable[[], str] = str) -> Iterator[None]:
+    """Turns what users can cause into a message and an exit code.
+
+    Args:
+        left: Says what is left when the user stops the command.
+    """
     console = Console(stderr=True, highlight=False)
     try:
         yield
@@ -384,7 +659,7 @@ def _refusals() -> Iterator[None]:
         console.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(REFUSED) from error
     except KeyboardInterrupt:
-        console.print("Stopped.")
+        console.print(f"Stopped. {left()}".strip(), markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -11,7 +11,10 @@ PACKAGE = pathlib.Path(kprune.__file__).parent
 
 # Lower modules first: each may import only from those above it in this list.
 LAYERS = [
-    ["axes", "foreign", "naming", "notices", "report", "model_file", "ranking"],
+    [
+        *("axes", "data_file", "foreign", "model_file", "naming", "notices"),
+        *("ranking", "report"),
+    ],
     ["config"],
     ["schedules", "allocation", "clustering", "prunable"],
     ["criteria", "granularity", "histograms", "regularization"],

@@ -13,6 +13,8 @@ from models import sequential
 from typer.testing import CliRunner
 
 import kprune_cli
+from kprune.data_file import read_inputs
+from kprune.export.targets import TARGETS
 
 SOURCE = pathlib.Path(kprune_cli.__file__)
 
@@ -64,7 +66,7 @@ def test_help_is_fast_and_imports_no_tensorflow():
         env=os.environ | {"PYTHONPATH": str(SOURCE.parent), "NO_COLOR": "1"},
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("demo", "inspect", "export", "bench", "--version"):
+    for command in ("demo", "compare", "targets", "doctor", "bench", "--version"):
         assert command in done.stdout
 
 
@@ -171,8 +173,8 @@ def test_named_arrays_are_taken_by_the_inputs_name(tmp_path):
     x = np.zeros((4, 8, 8, 1), "f4")
     np.savez(tmp_path / "one.npz", anything=x)
     np.savez(tmp_path / "two.npz", image=x, other=x)
-    assert kprune_cli._read_data(tmp_path / "one.npz").shape == x.shape
-    assert sorted(kprune_cli._read_data(tmp_path / "two.npz")) == ["image", "other"]
+    assert read_inputs(tmp_path / "one.npz").shape == x.shape
+    assert sorted(read_inputs(tmp_path / "two.npz")) == ["image", "other"]
 
 
 def corrupt(path):
@@ -293,12 +295,101 @@ def test_a_failing_import_shows_what_was_held_back(capfd):
     assert capfd.readouterr().err == "the reason\n"
 
 
+def test_targets_are_listed_and_told_with_sources(tmp_path):
+    result = run("targets")
+    assert result.exit_code == 0, result.stderr
+    for name in TARGETS:
+        assert f"\n{name} " in result.stdout
+    for name, target in TARGETS.items():
+        told = run("targets", name).stdout
+        assert told.startswith(f"{name}: {target.runtime}\n")
+        sources = [item.source for item in (*target.patterns, *target.facts)]
+        assert all(f"source: {source}\n" in told for source in sources)
+    (tmp_path / "board.yaml").write_text("{name: b, like: ethos-u55-128, flash: 4096}")
+    assert "at most 4,096 bytes" in run("targets", tmp_path / "board.yaml").stdout
+    assert refused(run("targets", "androit"), "Did you mean 'android'?")
+
+
+def test_targets_are_json():
+    found = json.loads(run("targets", "--json").stdout)
+    assert [entry["name"] for entry in found] == list(TARGETS)
+    [micro] = json.loads(run("targets", "microcontroller", "--json").stdout)
+    assert "CONV_2D" in micro["operators"] and micro["quantizations"] == [
+        "none",
+        "int8",
+        "int16x8",
+    ]
+    assert micro["patterns"][0]["pruning"] == "channel"
+
+
 @pytest.fixture
 def converted(saved, tmp_path):
     path = tmp_path / "float.tflite"
     result = run("export", saved, path, "--quantization", "none", "--no-benchmark")
     assert result.exit_code == 0, result.stderr
     return path
+
+
+def test_files_are_compared(saved, converted):
+    result = run("compare", saved, converted)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith(f"{saved} ") and lines[3].startswith(f"{converted} ")
+    sizes = [path.stat().st_size for path in (saved, converted)]
+    assert f"{sizes[1]:,}  {sizes[0] / sizes[1]:.2f}" in lines[3]
+    items = json.loads(run("compare", converted, saved, "--json").stdout)["items"]
+    assert [item["times_smaller"] for item in items] == [1.0, sizes[1] / sizes[0]]
+    assert items[0]["macs"] == items[1]["macs"] > 0
+    assert refused(run("compare", saved, "no.tflite"), "no file 'no.tflite'")
+
+
+def test_channels_are_removed_and_the_plan_is_shown_first(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    plan = run("shrink", saved, out, "--budget", "macs=0.6", "--dry-run", "--json")
+    assert plan.exit_code == 0, plan.stderr
+    assert not out.exists()
+    result = run("shrink", saved, out, "--budget", "macs=0.6", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["plan"] == json.loads(plan.stdout)
+    assert report["equality"]["relative"] < 1e-4
+    before, after = (keras.models.load_model(path) for path in (saved, out))
+    assert after.count_params() < before.count_params()
+    assert after.output_shape == before.output_shape
+    result = run("shrink", saved, out, "--sparsity", 0.5, "--data", tmp_path / "x.npy")
+    assert result.exit_code == 0, result.stderr
+    assert "masked and smaller model differ by at most" in result.stdout
+    assert keras.models.load_model(out).count_params() < before.count_params()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], ["zero"]),
+        (["--sparsity", "50"], ["Did you mean 0.5?"]),
+        (["--budget", "mac=0.5"], ["Did you mean 'macs'?"]),
+        (["--budget", "macs=half"], ["such as 'macs=0.5'", "'macs=half'"]),
+        (["--budget", "macs"], ["such as 'macs=0.5'"]),
+        (["--budget", "macs=0.5", "--sparsity", "0.5"], ["not both"]),
+        (["--target", "android"], ["--target goes with --budget"]),
+        (["--budget", "macs=0.5", "--target", "androit"], ["Did you mean 'android'?"]),
+        (["--sparsity", "0.5", "--data", "no.npy"], ["There is no file 'no.npy'"]),
+        (["--blocks", "1"], ["block"]),
+    ],
+)
+def test_what_cannot_be_shrunk_is_refused(saved, tmp_path, options, words):
+    assert refused(run("shrink", saved, tmp_path / "small.keras", *options), *words)
+    assert not (tmp_path / "small.keras").exists()
+
+
+def test_shrink_refuses_bad_files(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    assert refused(run("shrink", saved, tmp_path / "s.tflite"), "a '.keras' file")
+    assert refused(run("shrink", saved, tmp_path / "no" / "s.keras"), "does not exist")
+    assert refused(run("shrink", tmp_path, out), "is a folder")
+    assert refused(run("shrink", tmp_path / "m.h5", out), "Expected a '.keras' file")
+    assert refused(run("shrink", corrupt(tmp_path / "m.keras"), out), "no zip archive")
 
 
 def test_bench_times_a_file_alone_and_beside_another(converted, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kprune
+from kprune.data_file import TrainingData, check_inputs
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
@@ -135,3 +136,17 @@ def test_the_code_of_the_page_on_recipes_runs(monkeypatch):
     assert model.compiled and len(recipe.stages) == 4
     kprune.Recipe(recipe.stages, names["exports"])
     assert len(names["Recipe"].from_yaml(names["text"]).stages) == 4
+
+
+def test_the_data_on_the_page_on_the_command_line_can_be_trained_on(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (256, 28, 28)), rng.integers(0, 10, 256)
+    data = keras.datasets.fashion_mnist
+    monkeypatch.setattr(data, "load_data", lambda: (images, images))
+    pair = run("command_line.md", {})["make"]()
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
+    check_inputs(model, TrainingData(*pair))
+    assert len(pair[0]) == 2
+    flat = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"\(None, 28, 28, 1\), expected \(None, 9\)"):
+        check_inputs(flat, TrainingData(*pair))

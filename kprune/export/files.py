@@ -1,4 +1,4 @@
-"""Where `.tflite` files are: reading one, and writing all files or none.
+"""Where files are: reading a `.tflite` file, and writing all files or none.
 
 This module changes when the rules for files on the disk do.
 """
@@ -10,16 +10,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import keras
+
 from kprune.export import tflite
 
 _PICTURES = (".png", ".svg")
 
 
-def check_path(path: str | os.PathLike[str]) -> Path:
+def check_path(path: str | os.PathLike[str], suffix: str = ".tflite") -> Path:
     """Returns `path` as a `Path` after making sure that a file can be written there.
 
     Args:
-        path: The `.tflite` file to write. Its folder must exist.
+        path: The file to write. Its folder must exist.
+        suffix: What it must end in.
 
     Raises:
         TypeError: If `path` is not a path.
@@ -32,12 +35,12 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"Received: {path!r} of type {type(path).__name__}."
         )
     file = Path(path)
-    if file.suffix != ".tflite" or file.stem.startswith("."):
+    if file.suffix != suffix or file.stem.startswith("."):
         raise ValueError(
-            f"`path` must name a '.tflite' file. Received: {str(file)!r}. "
-            f"Write, for instance, {str(file.with_suffix('.tflite'))!r}."
+            f"`path` must name a {suffix!r} file. Received: {str(file)!r}. "
+            f"Write, for instance, {str(file.with_suffix(suffix))!r}."
             if file.name
-            else f"`path` must name a '.tflite' file. Received: {str(file)!r}."
+            else f"`path` must name a {suffix!r} file. Received: {str(file)!r}."
         )
     if file.is_dir():
         raise ValueError(f"`path` is a folder: {str(file)!r}. Name a file inside it.")
@@ -124,6 +127,17 @@ def temporary_folder() -> Iterator[Path]:
             "that is converted. Nothing was written. Free some, or name a folder with "
             "space in the environment variable TMPDIR before Python starts."
         ) from error
+
+
+def write_model(model: keras.Model, path: Path) -> None:
+    """Writes a `.keras` file, whole or not at all.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    with temporary_folder() as folder:
+        model.save(folder / path.name)
+        write_together({path: (folder / path.name).read_bytes()})
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

@@ -204,6 +204,8 @@ class Running:
             given["batch_size"] = self._recipe.batch_size
         else:
             x = self._data
+            # Keras shuffles no tf.data, and warns that it does not unless told so.
+            given["shuffle"] = isinstance(x, keras.utils.PyDataset)
         learner.fit(x, epochs=stage.epochs, verbose=verbose, **given)
         return model
 

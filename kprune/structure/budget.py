@@ -6,7 +6,7 @@ This module changes when another cost is to be limited, or the search gets bette
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from kprune.config import Config
 from kprune.coupling.groups import Coupling, Group
 from kprune.coupling.scores import allowed_size, choose, step_of
 from kprune.export.choosing import choose as choose_target
+from kprune.export.choosing import known
 from kprune.export.targets import Target
 from kprune.granularity import Channel
 from kprune.plan import Rule
@@ -110,6 +111,25 @@ class Budget(Config):
                 f"Budget: {device.runtime} has no arena; `arena_bytes` is for "
                 "target='microcontroller'."
             )
+
+    @classmethod
+    def from_text(cls, text: str, target: str | None = None) -> Self:
+        """Returns the budget that a text such as `"macs=0.5"` means.
+
+        Raises:
+            ValueError: If it is no name of a limit with a number; and as the budget.
+        """
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(
+                "Budget: expected a name and a number, such as 'macs=0.5'. Received "
+                f"{text!r}."
+            )
+        return cls(**{known("budget", name.strip(), _LIMITS): number}, target=target)
 
     @property
     def limits(self) -> dict[str, float]:
