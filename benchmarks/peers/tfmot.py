@@ -4,8 +4,8 @@
 
 Each side runs in a process of its own, since tfmot turns a process to Keras 2; what
 they measure is the same code, and they take turns. `--peer-python` names an interpreter
-with the packages of kprune's extra `tfmot` and scikit-learn; the default is this one,
-which has both after `pip install -e ".[test]"`.
+with the packages of kprune's extra `tfmot`; the default is this one, which has both
+sides after `pip install -e ".[test]"`.
 
 - Time of a training step over that of the same network without pruning, in CPU time,
   with `step_timing`: updates every 100 steps, on a ramp from 0 to 0.9, are included.
@@ -19,7 +19,8 @@ which has both after `pip install -e ".[test]"`.
 - The layers with weights that both Kerases have: pruned, skipped (trained, with dense
   kernels), or refused with an error.
 
-Each side has its default settings elsewhere. A row is equal where the difference is
+Each side has its default settings elsewhere: kprune spreads zeros by what each kernel
+can spare, but for the layers, and tfmot prunes each kernel alike. A row is equal where the difference is
 within the larger spread, of the quartiles for times, of the seeds for accuracy; or
 within 0.001, for sparsities.
 """
@@ -29,6 +30,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -50,12 +52,13 @@ class Process:
     Args:
         python: Its interpreter.
         side: One of `SIDES`.
+        digits: The file of the digits.
     """
 
-    def __init__(self, python: str, side: str) -> None:
+    def __init__(self, python: str, side: str, digits: str) -> None:
         legacy = {"TF_USE_LEGACY_KERAS": "1"} if side == "tfmot" else {}
         self._process: Any = subprocess.Popen(
-            [python, "-m", "benchmarks.peers.tfmot_sides", side],
+            [python, "-m", "benchmarks.peers.tfmot_sides", side, digits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -128,17 +131,21 @@ def layers(found: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
     """Returns the rows of layers, of those that both Kerases have."""
     both = [name for name in found["kprune"] if name in found["tfmot"]]
 
-    def those(side: str, outcome: str) -> list[str]:
-        return [name for name in both if found[side][name].startswith(outcome)]
-
-    return {
-        f"layers of Keras {outcome}, of {len(both)}": row(
-            "layers",
-            better,
-            (len(those("kprune", outcome)), len(those("tfmot", outcome))),
-            skipped={side: len(those(side, "skipped")) for side in SIDES},
+    def counts(outcome: str) -> tuple[int, int]:
+        ours, theirs = (
+            sum(found[side][name].startswith(outcome) for name in both)
+            for side in SIDES
         )
-        for outcome, better in (("pruned", "more"), ("refused", "less"))
+        return ours, theirs
+
+    skipped = dict(zip(SIDES, counts("skipped"), strict=True))
+    return {
+        f"layers of Keras pruned, of {len(both)}": row(
+            "layers", "more", counts("pruned"), skipped=skipped
+        ),
+        f"layers of Keras refused, of {len(both)}": row(
+            "layers", "less", counts("refused")
+        ),
     }
 
 
@@ -201,6 +208,18 @@ def measure(
     return {"rows": rows, "accuracies": accuracies, "layers": tried}
 
 
+def save_digits(path: str) -> None:
+    """Writes scikit-learn's digits, which kprune installs, for both sides."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
+    parts = train_test_split(x, y, test_size=0.3, random_state=0, stratify=y)
+    names = ("x_train", "x_test", "y_train", "y_test")
+    np.savez(path, **dict(zip(names, parts, strict=True)))
+
+
 def main() -> None:
     parser = protocol.parser(__doc__, steps=100, rounds=5, seeds=3, epochs=15)
     parser.add_argument(
@@ -211,11 +230,14 @@ def main() -> None:
     if args.quick:
         sizes = (25, 2, 1, 2)
     pythons = {"kprune": sys.executable, "tfmot": args.peer_python}
-    sides = {side: Process(pythons[side], side) for side in SIDES}
-    results = measure(sides, *sizes)
-    versions = sides["tfmot"].ask("machine")["versions"]
-    for side in sides.values():
-        side.close()
+    with tempfile.TemporaryDirectory() as folder:
+        digits = f"{folder}/digits.npz"
+        save_digits(digits)
+        sides = {side: Process(pythons[side], side, digits) for side in SIDES}
+        results = measure(sides, *sizes)
+        versions = sides["tfmot"].ask("machine")["versions"]
+        for side in sides.values():
+            side.close()
     print()
     for name, found in results["rows"].items():
         ours, theirs = found["values"].values()

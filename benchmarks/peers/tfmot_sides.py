@@ -4,7 +4,7 @@ Reads one question per line from standard input, as JSON: the name of a method o
 `Measured`, and its arguments. Answers with a line. This module changes when something
 else is to be measured.
 
-    python -m benchmarks.peers.tfmot_sides kprune
+    python -m benchmarks.peers.tfmot_sides kprune digits.npz
 """
 
 import json
@@ -136,10 +136,12 @@ class Measured:
 
     Args:
         side: What differs between the sides.
+        digits: Images and labels, to train on and to test with.
     """
 
-    def __init__(self, side: Kprune | Tfmot) -> None:
+    def __init__(self, side: Kprune | Tfmot, digits: dict[str, np.ndarray]) -> None:
         self._side, self._keras = side, side.keras
+        self._digits = digits
 
     def machine(self) -> dict[str, Any]:
         """Returns what the numbers depend on."""
@@ -206,7 +208,8 @@ class Measured:
 
     def accuracy(self, seed: int, epochs: int) -> dict[str, float]:
         """Returns test accuracies in percent: dense, and by sparsity."""
-        x_train, x_test, y_train, y_test = _digits()
+        x_train, y_train = self._digits["x_train"], self._digits["y_train"]
+        test = self._digits["x_test"], self._digits["y_test"]
 
         def fit(model: Any, callbacks: list[Any], seed: int) -> float:
             self._compile(model)
@@ -214,7 +217,7 @@ class Measured:
             model.fit(
                 x_train, y_train, BATCH_SIZE, epochs, callbacks=callbacks, verbose=0
             )
-            return 100 * float(model.evaluate(x_test, y_test, verbose=0)[1])
+            return 100 * float(model.evaluate(*test, verbose=0)[1])
 
         self._keras.utils.set_random_seed(seed)
         dense = self._cnn()
@@ -281,21 +284,12 @@ class Measured:
     ) -> None:
         """Fits for some steps in one epoch: at its end tfmot masks once more."""
         model, pruning = pruned
-        x, _, y, _ = _digits()
+        x, y = self._digits["x_train"], self._digits["y_train"]
         rows = np.resize(np.arange(len(x)), steps * BATCH_SIZE)
         self._compile(model)
         model.fit(
             x[rows], y[rows], BATCH_SIZE, callbacks=[*pruning, *callbacks], verbose=0
         )
-
-
-def _digits() -> Any:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
-    return train_test_split(x, y, test_size=0.3, random_state=0, stratify=y)
 
 
 def _zeros(model: Any) -> list[int]:
@@ -314,12 +308,12 @@ def _sparsity(model: Any) -> float:
     return float(np.mean(np.concatenate([np.ravel(k) for k in kernels]) == 0))
 
 
-def main(side: str) -> None:
+def main(side: str, digits: str) -> None:
     """Answers what comes on standard input, a line each."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print must not come between the answers.
     warnings.simplefilter("ignore")  # Of layers that nothing can be pruned in.
-    measured = Measured(SIDES[side]())
+    measured = Measured(SIDES[side](), dict(np.load(digits)))
     for line in sys.stdin:
         name, arguments = json.loads(line)
         answer = getattr(measured, name)(*arguments)
@@ -327,4 +321,4 @@ def main(side: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
