@@ -147,7 +147,7 @@ class Measured:
         """Returns what the numbers depend on."""
         return protocol.machine()
 
-    def step(self, net: str, steps: int, rounds: int) -> dict[str, Any]:
+    def step(self, net: str, steps: int, rounds: int, frequency: int) -> dict[str, Any]:
         """Returns the ratio of training steps pruned / dense."""
 
         def lane(pruned: bool) -> step_timing.Lane:
@@ -156,7 +156,7 @@ class Measured:
             data, callbacks = networks.random_data(model), []
             if pruned:  # From where the warm-up ends.
                 end = steps * (rounds + 1)
-                model, callbacks = self._side.pruned(model, 0.9, steps, end, FREQUENCY)
+                model, callbacks = self._side.pruned(model, 0.9, steps, end, frequency)
             model.compile("adam", "sparse_categorical_crossentropy")
             return step_timing.Lane(
                 self._keras, model, data, steps * (rounds + 1), callbacks
