@@ -8,8 +8,8 @@ with the packages of kprune's extra `tfmot`; the default is this one, which has 
 sides after `pip install -e ".[test]"`.
 
 - Time of a training step over that of the same network without pruning, in CPU time,
-  with `step_timing`: updates every 100 steps, on a ramp from 0 to 0.9, are included; and
-  once without them, since what is gained there depends on the frequency.
+  with `step_timing`: updates every 100 steps, on a ramp from 0 to 0.9, are included;
+  and once without them, since what is gained there depends on the frequency.
 - CPU time of a mask update of all kernels of `dense5m`: the first, of dense kernels to
   0.8, and a later one to 0.82.
 - Sparsity of the kernels in a checkpoint that `ModelCheckpoint` writes at a random step
