@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 import kprune  # noqa: E402
 from benchmarks import protocol  # noqa: E402
 from kprune.groups import Group, find_groups  # noqa: E402
+from kprune.notices import Notices  # noqa: E402
 
 SECONDS_AT_MOST = 3.0
 MEMORY_AT_MOST = 2.0
@@ -75,7 +76,7 @@ def pruned_group(case: dict[str, Any], width: int) -> Group:
     model = keras.Sequential([keras.layers.Input((width,)), *layers])
     fixed = case.get("granularity", kprune.Element()).fixed_sparsity
     rule = kprune.Rule(kprune.ConstantSparsity(fixed or 0.9), **case)
-    (group,) = find_groups(model, kprune.Plan(rule))[0]
+    (group,) = find_groups(model, kprune.Plan(rule), Notices())[0]
     for weight in group.weights:
         weight.attach(None)
     return group

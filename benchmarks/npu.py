@@ -29,6 +29,7 @@ from kprune.export.slim import slim  # noqa: E402
 from kprune.export.targets import TARGETS, Target  # noqa: E402
 from kprune.export.vela import compile_file  # noqa: E402
 from kprune.groups import find_groups  # noqa: E402
+from kprune.notices import Notices  # noqa: E402
 
 SHARE = 0.6
 # By NPU and file the most of the dense file's bytes, or of its cycles, to be left.
@@ -44,7 +45,7 @@ def network() -> keras.Model:
 def two_of_four(model: keras.Model) -> keras.Model:
     """Zeroes the smaller two of each four consecutive input channels of a model."""
     rule = kprune.Rule(granularity=kprune.NofM(2, 4, remainder="dense"))
-    groups, _ = find_groups(model, kprune.Plan(rule))
+    groups, _ = find_groups(model, kprune.Plan(rule), Notices())
     for group in groups:
         for weight in group.weights:
             weight.attach(None)

@@ -35,18 +35,23 @@ PACKAGES = (
 
 def options(docstring: str | None, **defaults: int) -> argparse.Namespace:
     """Reads `--out`, `--quick`, and one integer option per keyword argument."""
-    parser = argparse.ArgumentParser(
+    return parser(docstring, **defaults).parse_args()
+
+
+def parser(docstring: str | None, **defaults: int) -> argparse.ArgumentParser:
+    """Returns what reads the options, for scripts that have further ones."""
+    reader = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument(
+    reader.add_argument("--out", type=Path, help="JSON file to write")
+    reader.add_argument(
         "--quick", action="store_true", help="a short run, to see that it works"
     )
     for name, default in defaults.items():
-        parser.add_argument(
+        reader.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=default, help="%(default)s"
         )
-    return parser.parse_args()
+    return reader
 
 
 def rounds(names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
@@ -102,6 +107,13 @@ def finish(
     print()
     for name, result in results.items():
         print(line(name, result))
+    write(benchmark, results, args, **facts)
+
+
+def write(
+    benchmark: str, results: dict[str, Any], args: argparse.Namespace, **facts: Any
+) -> None:
+    """Writes the results if `--out` says where, with what they depend on."""
     if args.out is None:
         return
     document = {

@@ -378,6 +378,38 @@ def quantization_aware_step() -> str:
     return table(head, rows, document)
 
 
+def tfmot_side_by_side() -> str:
+    """Returns kprune and tfmot in one run, row by row."""
+    document = load("tfmot_side_by_side")
+    if document is None:
+        return NOT_RUN
+
+    def cell(result: dict[str, Any], side: str) -> str:
+        form = FORMS[result["kind"]]
+        text = form.format(result["values"][side])
+        if ends := result.get("ranges"):
+            text += f" ({' to '.join(form.format(end) for end in ends[side])})"
+        if skipped := result.get("skipped"):
+            text += f" ({skipped[side]} skipped)"
+        return text
+
+    rows = [
+        [name, cell(result, "kprune"), cell(result, "tfmot"), result["kprune_is"]]
+        for name, result in document["results"]["rows"].items()
+    ]
+    return table(["", "kprune", "tfmot", "kprune is"], rows, document)
+
+
+# How the values of a row of `tfmot_side_by_side` are written.
+FORMS = {
+    "ratio": "{:.3f}",
+    "ms": "{:.1f} ms",
+    "sparsity": "{:.4f}",
+    "%": "{:.2f} %",
+    "layers": "{}",
+}
+
+
 def described(row: dict[str, Any], library: str) -> str:
     """Returns in words how a network was trained."""
     if not row["sparsity"]:
@@ -839,6 +871,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "npu": npu,
         "xnnpack": xnnpack,
         "shrink_time": shrink_time,
+        "tfmot_side_by_side": tfmot_side_by_side,
         "training_step": training_step,
         "mask_update": mask_update,
         "model_update": model_update,
@@ -846,6 +879,9 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
     HERE.parent / "docs" / "clustering.md": {"clustering": clustering},
+    HERE.parent / "docs" / "migrating_from_tfmot.md": {
+        "tfmot_side_by_side": tfmot_side_by_side
+    },
     HERE.parent / "docs" / "quantization_aware_training.md": {
         "quantization_aware": quantization_aware
     },

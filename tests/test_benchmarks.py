@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from test_layers_of_keras import EXAMPLES
 
-from benchmarks import comparison
+from benchmarks import comparison, keras_layers
 from benchmarks.comparison import NETWORKS, SPARSITIES
+from benchmarks.peers import tfmot
 
 
 @pytest.mark.parametrize("net", NETWORKS)
@@ -111,3 +113,49 @@ def test_rigl_is_held_against_static_random_where_it_is_not_the_best_too() -> No
     assert found["best static random", 0.9]["met"]
     verdict = found["RigL static random", 0.9]
     assert (verdict["lead"], verdict["met"]) == (0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "expected"),
+    [
+        ("less", (1.0, 1.2), "ahead"),
+        ("less", (1.2, 1.0), "behind"),
+        ("more", (1.2, 1.0), "ahead"),
+        ("more", (1.0, 1.05), "equal"),
+        (0.8, (0.8, 0.7), "equal"),  # The difference is as large as what is none.
+        (0.8, (0.8, 1.0), "ahead"),
+        (0.8, (0.6, 0.85), "behind"),
+    ],
+)
+def test_a_side_is_ahead_by_more_than_what_is_no_difference(
+    better: str | float, values: tuple[float, float], expected: str
+) -> None:
+    assert tfmot.row("ratio", better, values, margin=0.1)["kprune_is"] == expected
+
+
+def test_the_wider_range_of_both_sides_is_no_difference() -> None:
+    ranges = ((1.0, 1.1), (1.1, 1.4))
+    found = tfmot.row("ms", "less", (1.05, 1.3), ranges)
+    assert (found["margin"], found["kprune_is"]) == (0.3, "equal")
+
+
+def test_only_layers_of_both_kerases_are_compared() -> None:
+    ours = {"Dense": "pruned", "GRU": "pruned", "PReLU": "skipped", "New": "pruned"}
+    theirs = {"Dense": "pruned", "GRU": "refused: why", "PReLU": "skipped"}
+    pruned, refused = tfmot.layers({"kprune": ours, "tfmot": theirs}).values()
+    assert pruned["values"] == {"kprune": 2, "tfmot": 1}
+    assert refused["values"] == {"kprune": 0, "tfmot": 1}
+    assert pruned["skipped"] == {"kprune": 1, "tfmot": 1}
+    assert pruned["kprune_is"] == refused["kprune_is"] == "ahead"
+
+
+def test_every_layer_of_keras_is_tried_on_both_sides() -> None:
+    ours = {name for name in keras_layers.LAYERS if hasattr(keras.layers, name)}
+    assert ours == set(EXAMPLES) - {"Wrapper"}
+
+
+@pytest.mark.parametrize("name", ["Dense", "Attention", "ReversibleEmbedding"])
+def test_a_model_is_built_around_a_layer(name: str) -> None:
+    model = keras_layers.build(keras, name)
+    assert any(type(layer).__name__ == name for layer in model.layers)
+    assert model.output_shape == (None, 3)
