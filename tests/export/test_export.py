@@ -297,7 +297,7 @@ def test_the_dense_model_or_its_file_may_be_given(tmp_path):
     ("arguments", "words"),
     [
         ({"target": "androit"}, "Did you mean 'android'"),
-        ({"quantization": "int4"}, "Unknown `quantization`"),
+        ({"quantization": "int7"}, "Unknown `quantization`"),
         ({"target": MICRO}, "needs `representative_data`"),
         ({"quantization": "int8"}, "needs `representative_data`"),
         ({"target": MICRO, "quantization": "dynamic"}, "cannot run"),
