@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-# Scripts that run in processes of their own: importing them sets up devices, or Keras 2.
+# Scripts for processes of their own: importing them sets up devices, or Keras 2.
 collect_ignore_glob = ["distribution/*.py", "compat/make_tfmot_files.py"]
 
 
