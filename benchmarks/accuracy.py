@@ -18,12 +18,12 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import functools  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import keras  # noqa: E402
-import numpy as np  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 import kprune  # noqa: E402
@@ -88,20 +88,8 @@ def int8_facts(trainer: Trainer, run: Run, model: keras.Model) -> dict[str, Any]
             num_samples=500,
             benchmark=False,
         )
-        interpreter = Interpreter(str(path))
-        interpreter.allocate_tensors()
-        source = interpreter.get_input_details()[0]["index"]
-        target = interpreter.get_output_details()[0]["index"]
-
-        def predict(images: np.ndarray) -> np.ndarray:
-            outputs = []
-            for image in images:
-                interpreter.set_tensor(source, image[None])
-                interpreter.invoke()
-                outputs.append(interpreter.get_tensor(target)[0])
-            return np.stack(outputs)
-
-        accuracy = trainer.score(predict)
+        file = Interpreter(str(path))
+        accuracy = trainer.score(functools.partial(fashion_mnist.outputs_of_file, file))
     return {
         "int8_accuracy": accuracy,
         "int8_bytes": report.size.raw,

@@ -324,6 +324,21 @@ class Trainer:
         return round(100 * float(np.mean(logits.argmax(-1) == self.y_test)), 2)
 
 
+def outputs_of_file(interpreter: Any, images: np.ndarray) -> np.ndarray:
+    """Returns what a `.tflite` file with float32 inputs and outputs makes of images."""
+    interpreter.allocate_tensors()
+    (given,), (made,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
+    outputs = []
+    for image in images:
+        interpreter.set_tensor(given["index"], image[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(made["index"])[0])
+    return np.stack(outputs)
+
+
 def counts(model: Any) -> dict[str, Any]:
     """Returns parameters, those left, and the sparsity of kernels, all and each."""
     # By name: the biases of a GRU are a matrix, too.

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 import kprune  # noqa: E402
-from benchmarks import clustering, protocol  # noqa: E402
+from benchmarks import clustering, fashion_mnist, protocol  # noqa: E402
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int4", "int16x8", "int8")
 SCALE = 300.0
@@ -49,22 +49,6 @@ def badly_scaled(model: keras.Model) -> keras.Model:
     return copy
 
 
-def outputs(path: Path, images: np.ndarray) -> np.ndarray:
-    """Returns what a file with float32 inputs and outputs makes of images."""
-    interpreter = Interpreter(str(path))
-    interpreter.allocate_tensors()
-    (given,), (made,) = (
-        interpreter.get_input_details(),
-        interpreter.get_output_details(),
-    )
-    found = []
-    for image in images:
-        interpreter.set_tensor(given["index"], image[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(made["index"])[0])
-    return np.stack(found)
-
-
 def exported(model: keras.Model, quantization: str, **settings: Any) -> dict[str, Any]:
     """Returns what a file takes, in bytes, and how well it computes."""
     (x, _), (images, labels) = clustering.data()
@@ -81,7 +65,8 @@ def exported(model: keras.Model, quantization: str, **settings: Any) -> dict[str
             tolerance=10.0,
             **settings,
         )
-        found, content = outputs(path, images), path.read_bytes()
+        found = fashion_mnist.outputs_of_file(Interpreter(str(path)), images)
+        content = path.read_bytes()
     right = np.asarray(model(images))
     return {
         "bytes": len(content),

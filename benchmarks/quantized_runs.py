@@ -4,6 +4,7 @@ Nothing here imports Keras or kprune: the peer has neither.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -37,19 +38,7 @@ SUITES = {net: _pair(net) for net in ("resnet8", "dscnn")}
 
 def score_of_file(trainer: Trainer, interpreter: Any) -> float:
     """Returns the accuracy in percent of a file on all test images."""
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    target = interpreter.get_output_details()[0]["index"]
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        outputs = []
-        for image in images:
-            interpreter.set_tensor(source, image[None])
-            interpreter.invoke()
-            outputs.append(interpreter.get_tensor(target)[0])
-        return np.stack(outputs)
-
-    return trainer.score(predict)
+    return trainer.score(functools.partial(fashion_mnist.outputs_of_file, interpreter))
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
