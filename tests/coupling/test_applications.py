@@ -73,7 +73,14 @@ def bring_to_life(model, plan, images):
         if isinstance(layer, L.BatchNormalization):
             layer.momentum, normalised = 0.0, True
     if normalised:
-        model(images, training=True)  # Means and variances are these images'.
+        # Means and variances become these images', of the signals that inference sees.
+        dropped = [x for x in model._flatten_layers() if isinstance(x, L.Dropout)]
+        rates = [layer.rate for layer in dropped]
+        for layer in dropped:
+            layer.rate = 0.0
+        model(images, training=True)
+        for layer, rate in zip(dropped, rates, strict=True):
+            layer.rate = rate
     elif model.name.startswith("vgg"):
         for layer in model.layers:  # Half of the inputs, and half of them rectified.
             if layer.weights:
