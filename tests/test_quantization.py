@@ -712,6 +712,28 @@ def test_models_that_cannot_be_copied_are_refused():
         kprune.quantize_aware(kprune.quantize_aware(cnn()))
 
 
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda model: kprune.shrink(model, 0.5),
+        lambda model: kprune.plan_shrink(model, 0.5),
+        lambda model: kprune.Pruner(
+            model,
+            optimizer=keras.optimizers.Adam(),
+            sparsity=0.5,
+            steps_per_epoch=8,
+            granularity="channel",
+        ),
+    ],
+)
+def test_channels_go_before_a_model_rounds(remove):
+    aware = kprune.quantize_aware(cnn())
+    before = [np.array(weight) for weight in aware.weights]
+    with pytest.raises(ValueError, match="Do it before: small = kprune.shrink"):
+        remove(aware)
+    np.testing.assert_equal([np.array(weight) for weight in aware.weights], before)
+
+
 def test_what_is_not_trained_is_not_exported(data, tmp_path):
     path = tmp_path / "model.tflite"
     aware = compiled(kprune.quantize_aware(cnn()))
