@@ -14,7 +14,8 @@ Results are written after each run; the same command goes on where it was stoppe
 the stage that is not done yet.
 
 Times and bytes hardly depend on training: the shares that are left were chosen by
-them, on networks with random weights. Epochs and learning rates were not searched.
+them, on networks with random weights. The teacher's weight and temperature are the defaults:
+on a validation split, once, a weight of 0.9 at a temperature of 4 did worse.
 Suites:
 
 - `cnn`: the tutorial network, with encoded weights, for its bytes.
@@ -105,7 +106,7 @@ SUITES = {
         _last(4),
         encode=True,
     ),
-    "resnet8": _pair("resnet8", 8, _shrink(12, macs=0.13), _last(4)),
+    "resnet8": _pair("resnet8", 8, _shrink(28, macs=0.13), _last(4)),
     "quick": _pair("resnet8", 1, _shrink(1, macs=0.13), _last(1)),
 }
 # What each network is to reach: (times smaller, points lost, times faster).
