@@ -82,9 +82,8 @@ class Benchmark:
 
 
 # Names that stand in several rows below.
-CNN, LENET, GRU, RESNET = (
-    f"--suite {net}" for net in ("cnn", "lenet", "gru", "resnet8")
-)
+NETS = ("cnn", "lenet", "gru", "resnet8")
+CNN, LENET, GRU, RESNET = (f"--suite {net}" for net in NETS)
 DENSE, PRUNED, BOTH = "--suite dense", "--suite pruned", "--peer-python {tfmot}"
 INT8, INT8_STEP = "quantization_aware", "quantization_aware_step"
 CHANNELS, IN_TORCH = "structured_accuracy", "torch_pruning_accuracy"
