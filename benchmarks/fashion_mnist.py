@@ -589,5 +589,5 @@ def options(docstring: str | None, suites: Sequence[str]) -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.weights = args.seeds[:1], args.weights / "quick"
+        args.seeds, args.weights = args.seeds[:1], args.out.parent / "weights"
     return args
