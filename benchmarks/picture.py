@@ -154,7 +154,7 @@ def draw_curves(facts: dict[str, Any], figure: Any) -> None:
 
 def scaling() -> dict[str, Any]:
     """Returns per sweep the sizes, milliseconds of updates, and ratios of steps."""
-    results = document("scaling").get("results", {})
+    rows = document("scaling").get("rows", [])
     return {
         what: [
             {
@@ -166,9 +166,10 @@ def scaling() -> dict[str, Any]:
                 "step": point.get("step", {}).get("ratio"),
                 "quartiles": point.get("step", {}).get("quartiles"),
             }
-            for point in points
+            for point in sorted(rows, key=lambda point: point["weights"])
+            if point["grows"] == what
         ]
-        for what, points in results.items()
+        for what in dict.fromkeys(point["grows"] for point in rows)
     }
 
 

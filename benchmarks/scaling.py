@@ -12,6 +12,7 @@ fresh process, in CPU time, which other work on the machine moves least:
   far it raises the memory of the process, over the bytes of the weights: of large
   networks, since small ones fit into memory that the process has anyway.
 
+The file is written after each point, and the same command goes on where it was stopped.
 Six minutes on two free cores. This module changes when other sizes are to be measured.
 """
 
@@ -28,11 +29,19 @@ from benchmarks import protocol, step_timing  # noqa: E402
 
 STEPS = step_timing.STEPS_PER_TURN  # Per round.
 STEPS_UP_TO, MEMORY_FROM = 20_000_000, 5_000_000  # Weights.
-# By what grows: width and number of the layers.
-POINTS = {
-    "weights": ((50, 4), (158, 4), (500, 4), (1581, 4), (5000, 4)),
-    "layers": ((64, 1), (64, 5), (64, 20), (64, 100), (64, 500)),
-}
+# What grows, width and number of the layers; the long ones last.
+POINTS = (
+    ("weights", 50, 4),
+    ("layers", 64, 1),
+    ("weights", 158, 4),
+    ("layers", 64, 5),
+    ("weights", 500, 4),
+    ("layers", 64, 20),
+    ("layers", 64, 100),
+    ("weights", 1581, 4),
+    ("layers", 64, 500),
+    ("weights", 5000, 4),
+)
 
 
 def steps(width: int, layers: int, rounds: int) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def child(width: int, layers: int, rounds: int) -> dict[str, Any]:
 
     seconds, memory = model_update.updates({}, width, layers, rounds + 1)
     weights = width**2 * layers
-    result: dict[str, Any] = {"weights": weights, "layers": layers}
+    result: dict[str, Any] = {"weights": weights}
     # The first round warms up.
     result["update_milliseconds"] = {
         name: [round(1000 * s, 3) for s in values[1:]]
@@ -102,11 +111,13 @@ def measure(width: int, layers: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     args = protocol.options(__doc__, rounds=7)
     rounds = 2 if args.quick else args.rounds
-    results = {
-        what: [measure(*point, rounds) for point in points[: 2 if args.quick else None]]
-        for what, points in POINTS.items()
-    }
-    protocol.write("scaling", results, args, steps=STEPS)
+    rows = protocol.written(args).get("rows", [])
+    for what, width, layers in POINTS[: 2 if args.quick else None]:
+        key = {"grows": what, "width": width, "layers": layers}
+        if any({**row, **key} == row for row in rows):
+            continue
+        rows.append({**key, **measure(width, layers, rounds)})
+        protocol.write("scaling", {}, args, steps=STEPS, rows=rows)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def scaling() -> str:
     if document is None:
         return NOT_RUN
     rows = []
-    for point in (point for sweep in document["results"].values() for point in sweep):
+    for point in sorted(document["rows"], key=lambda p: (p["grows"], p["weights"])):
         times = [
             f"{statistics.median(point['update_milliseconds'][name]):.1f} ms"
             for name in ("first", "later")
