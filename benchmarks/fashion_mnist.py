@@ -451,11 +451,7 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns what the file has now; several processes may add to it."""
-        return self._document().get("rows", [])
-
-    def _document(self) -> dict[str, Any]:
-        out = self.args.out
-        return json.loads(out.read_text()) if out.exists() else {}
+        return protocol.written(self.args).get("rows", [])
 
     def has(self, run: Run, seed: int) -> bool:
         """Returns whether the run is in the file."""
@@ -471,7 +467,7 @@ class Results:
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Writes the file, whole or not at all."""
-        before = self._document()
+        before = protocol.written(self.args)
         same = before.get("rows") == rows  # Then they keep their date and machine.
         document = {
             "benchmark": self.benchmark,
