@@ -198,7 +198,7 @@ def command(benchmark: Benchmark, out: Path, quick: bool) -> list[str]:
         pythons.get(benchmark.environment, sys.executable),
         "-m",
         f"benchmarks.{benchmark.module}",
-        *benchmark.arguments.format_map(pythons).split(),
+        *(argument.format_map(pythons) for argument in benchmark.arguments.split()),
         *(["--quick"] if quick else []),
         "--out",
         str(out.relative_to(ROOT) if out.is_relative_to(ROOT) else out),
@@ -247,13 +247,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         benchmarks = chosen(args.names, BENCHMARKS)
     except ValueError as error:
         parser.error(str(error))
+    folder = QUICK if args.quick else args.results.absolute()
+    minutes = 0.0
     for benchmark in benchmarks:
-        print(described(benchmark))
-    minutes = sum(benchmark.minutes for benchmark in benchmarks)
-    print(f"{len(benchmarks)} runs, {minutes / 60:.1f} hours if nothing is there yet.")
+        there = finished(folder / f"{benchmark.result}.json")
+        there = there and not (args.again or args.quick)
+        minutes += 0 if there else benchmark.minutes
+        print(described(benchmark) + ("  (is there)" if there else ""))
+    print(f"At most {minutes / 60:.1f} hours, or a minute each with --quick.")
     if args.list:
         return 0
-    folder = QUICK if args.quick else args.results.absolute()
     if args.quick:
         shutil.rmtree(folder, ignore_errors=True)
     elif args.again:

@@ -201,7 +201,7 @@ def test_the_runner_knows_every_script_and_every_result() -> None:
 
 
 def test_the_runner_lists_what_it_would_run(capsys: pytest.CaptureFixture) -> None:
-    assert run.main(["--list", "training", "mask_update"]) == 0
+    assert run.main(["--list", "--again", "training", "mask_update"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [
         ["training", "training_step"],
@@ -210,7 +210,9 @@ def test_the_runner_lists_what_it_would_run(capsys: pytest.CaptureFixture) -> No
         ["training", "tfmot_quantization_aware_step"],
         ["mask-update", "mask_update"],
     ]
-    assert lines[-1].startswith("5 runs, 1.3 hours")
+    assert lines[-1].startswith("At most 1.3 hours")
+    assert run.main(["--list", "training_step"]) == 0
+    assert re.search(r"\(is there\)\nAt most 0.0 hours", capsys.readouterr().out)
     with pytest.raises(SystemExit):
         run.main(["speed"])
     assert "Received speed, expected suites or results" in capsys.readouterr().err
