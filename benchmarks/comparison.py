@@ -1,8 +1,8 @@
 """The comparison of pruning methods: networks, data, runs and verdicts.
 
-What kprune, in `benchmarks/methods.py`, and its peer, in
-`benchmarks/peers/tfmot_accuracy.py`, share. Nothing here imports Keras: it is an
-argument, Keras 3 or tf_keras.
+What kprune, in `benchmarks/methods.py`, and its peers, in
+`benchmarks/peers/tfmot_accuracy.py` and `pquant_accuracy.py`, share. Nothing here
+imports Keras: it is an argument, Keras 3 or tf_keras.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks import fashion_mnist
 from benchmarks.fashion_mnist import Data, Phase, Run, Task
 
-SPARSITIES = (0.9, 0.95, 0.98, 0.5)
+# In this order, since a run that is stopped should have the most telling ones.
+SPARSITIES = (0.9, 0.95, 0.98, 0.5, 0.8)
 # From here on the best method has to beat the baselines.
 HIGH = 0.9
 
@@ -23,7 +24,7 @@ DENSE, SMALL = "dense", "small dense"
 RANDOM, STATIC, SHUFFLED = "random", "static random", "shuffled masks"
 GLOBAL, RIGL, SET = "magnitude, global", "RigL", "SET"
 SINCE = "movement, since start"
-TFMOT = "tfmot"
+TFMOT, PQUANT = "tfmot", "PQuantML"
 # The methods of kprune that are meant to be good; the best of them is judged.
 OURS = (
     GLOBAL,
@@ -37,7 +38,8 @@ OURS = (
     SET,
 )
 BASELINES = (RANDOM, STATIC, SHUFFLED, SMALL)
-METHODS = (DENSE, *OURS, TFMOT, *BASELINES)  # The order of tables.
+PEERS = (TFMOT, PQUANT)
+METHODS = (DENSE, *OURS, *PEERS, *BASELINES)  # The order of tables.
 
 ABOUT = (
     "{data} Accuracy in percent on the test set after the last epoch. All networks are "
@@ -233,7 +235,7 @@ def verdicts(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns per sparsity what is ahead of what, by how much, and if that is enough.
 
     The best method of kprune must be ahead of the baselines by more than the spread
-    from sparsity `HIGH` on, and of tfmot by nothing; RigL must be ahead of static
+    from sparsity `HIGH` on, and of the peers by nothing; RigL must be ahead of static
     random by more than the spread at `HIGH`. The spread is the larger of the two
     ranges, greatest less least, over the seeds; a single seed has none, and no verdict.
     """
@@ -244,7 +246,7 @@ def verdicts(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not ours:
             continue
         best = max(ours, key=lambda row: row["accuracy"])
-        pairs = [(best, "best", other) for other in (*BASELINES, TFMOT)]
+        pairs = [(best, "best", other) for other in (*BASELINES, *PEERS)]
         if (RIGL, sparsity) in found:
             pairs.append((found[RIGL, sparsity], RIGL, STATIC))
         for row, name, against in pairs:
@@ -267,7 +269,7 @@ def _verdict(
         "lead": lead,
         "spread": spread,
     }
-    if other["method"] == TFMOT:
+    if other["method"] in PEERS:
         verdict["met"] = lead >= 0
     elif sparsity == HIGH or (name == "best" and sparsity > HIGH):
         if min(row["seeds"], other["seeds"]) > 1:

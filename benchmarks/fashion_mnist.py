@@ -21,6 +21,7 @@ from benchmarks import protocol
 BATCH_SIZE = 128
 WARM_UP = 0.5  # Epochs at the begin of each phase.
 VALIDATION = 10_000  # Of Fashion-MNIST's training images: a sixth.
+QUICK_TRAIN, QUICK_TEST = 1280, 500  # Images with `--quick`.
 
 PROTOCOL = (
     "Fashion-MNIST, all 60,000 training images, accuracy in percent on the 10,000 test "
@@ -84,6 +85,11 @@ class Run:
             "epochs": [phase.epochs for phase in self.phases],
             "peaks": [phase.peak for phase in self.phases],
         }
+
+    def short(self) -> "Run":
+        """Returns the run with one epoch per phase, to see that it works."""
+        phases = tuple(dataclasses.replace(phase, epochs=1) for phase in self.phases)
+        return dataclasses.replace(self, phases=phases)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +222,21 @@ NETWORKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def few(half: Any, count: int) -> Any:
+    """Returns the first inputs and labels."""
+    return tuple(array[:count] for array in half)
+
+
+def short(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Returns short runs of each kind: one where runs differ in shares or epochs."""
+    kinds: dict[str, Run] = {}
+    for run in runs:
+        varied = ("sparsity", "macs", "epochs", "peaks")
+        key = {k: bool(v) if k in varied[:2] else v for k, v in run.key().items()}
+        kinds.setdefault(repr([v for k, v in key.items() if k not in varied[2:]]), run)
+    return tuple(run.short() for run in kinds.values())
+
+
 class Trainer:
     """Trains on one task's data, and keeps dense first phases for the runs after it.
 
@@ -225,6 +246,7 @@ class Trainer:
         validation: Whether to train on all but the last sixth of the training data,
             10,000 images of Fashion-MNIST, and to evaluate on that: for making choices.
         task: Whose data.
+        quick: Whether to take only the first of the data.
     """
 
     def __init__(
@@ -233,11 +255,14 @@ class Trainer:
         folder: Path,
         validation: bool = False,
         task: Task = Task(),
+        quick: bool = False,
     ) -> None:
         self.keras = keras
         self.folder = folder
         self.validation = validation
         train, test = task.load(keras)
+        if quick:
+            train, test = few(train, QUICK_TRAIN), few(test, QUICK_TEST)
         if validation:
             split = len(train[0]) - len(train[0]) // 6
             test = train[0][split:], train[1][split:]
@@ -385,10 +410,10 @@ def run_suite(
     """
     args = options(docstring, tuple(suites))
     task = (tasks or {}).get(args.suite, Task())
-    trainer = Trainer(keras, args.weights, args.validation, task)
+    trainer = Trainer(keras, args.weights, args.validation, task, args.quick)
     results = Results(benchmark, args, summarise, task.protocol)
     for seed in args.seeds:
-        for run in suites[args.suite]:
+        for run in chosen(suites, args):
             if results.has(run, seed):
                 continue
             started = time.perf_counter()
@@ -402,6 +427,13 @@ def run_suite(
     results.write(results.rows())
     for row in summarise(results.rows()):
         print(row)
+
+
+def chosen(
+    suites: Mapping[str, Sequence[Run]], args: argparse.Namespace
+) -> Sequence[Run]:
+    """Returns the runs that the command line asks for."""
+    return short(suites[args.suite]) if args.quick else suites[args.suite]
 
 
 class Results:
@@ -419,8 +451,7 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns what the file has now; several processes may add to it."""
-        out = self.args.out
-        return json.loads(out.read_text())["rows"] if out.exists() else []
+        return protocol.written(self.args).get("rows", [])
 
     def has(self, run: Run, seed: int) -> bool:
         """Returns whether the run is in the file."""
@@ -436,13 +467,16 @@ class Results:
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Writes the file, whole or not at all."""
+        before = protocol.written(self.args)
+        same = before.get("rows") == rows  # Then they keep their date and machine.
         document = {
             "benchmark": self.benchmark,
             "command": f"python -m benchmarks.{self.benchmark} --suite "
             f"{self.args.suite} --out {self.args.out}",
             "protocol": self.about,
-            "machine": protocol.machine(),
+            "machine": before["machine"] if same else protocol.machine(),
             "validation": self.args.validation,
+            "quick": self.args.quick,
             "rows": rows,
             "summary": self.summarise(rows),
         }
@@ -544,4 +578,12 @@ def options(docstring: str | None, suites: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="hold 10,000 training images out and evaluate on them",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, few images and epochs, to see that it works",
+    )
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.weights = args.seeds[:1], args.out.parent / "weights"
+    return args

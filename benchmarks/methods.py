@@ -162,11 +162,12 @@ def _kernels(model: keras.Model) -> list[keras.Variable]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns means and verdicts, with tfmot's rows on the same suite."""
+    """Returns means and verdicts, with the peers' rows on the same suite."""
     if not rows:
         return []
-    peer = tables.load(f"tfmot_{rows[0]['suite']}")
-    return comparison.summarise([*rows, *(peer["rows"] if peer else ())])
+    files = (tables.load(f"{peer}_{rows[0]['suite']}") for peer in ("tfmot", "pquant"))
+    peers = [row for file in files if file for row in file["rows"]]
+    return comparison.summarise([*rows, *peers])
 
 
 def main() -> None:

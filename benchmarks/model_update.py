@@ -71,8 +71,8 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def pruned_group(case: dict[str, Any], width: int) -> Group:
-    layers = [keras.layers.Dense(width, use_bias=False) for _ in range(KERNELS)]
+def pruned_group(case: dict[str, Any], width: int, kernels: int) -> Group:
+    layers = [keras.layers.Dense(width, use_bias=False) for _ in range(kernels)]
     model = keras.Sequential([keras.layers.Input((width,)), *layers])
     fixed = case.get("granularity", kprune.Element()).fixed_sparsity
     rule = kprune.Rule(kprune.ConstantSparsity(fixed or 0.9), **case)
@@ -82,13 +82,15 @@ def pruned_group(case: dict[str, Any], width: int) -> Group:
     return group
 
 
-def measure(case: dict[str, Any], width: int, rounds: int) -> dict[str, dict]:
-    """Returns seconds and memory of the first and of a later update."""
+def updates(
+    case: dict[str, Any], width: int, kernels: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Returns CPU seconds and memory, over the weights', of first and later updates."""
     seconds: dict[str, list[float]] = {"first": [], "later": []}
     memory: dict[str, list[float]] = {"first": [], "later": []}
     random = np.random.default_rng(0)
     for _ in range(rounds):
-        group = pruned_group(case, width)
+        group = pruned_group(case, width, kernels)
         fixed = group.rule.granularity.fixed_sparsity
         first, later = (0.5 * fixed, 0.52 * fixed) if fixed else (0.8, 0.82)
         for name, sparsity in (("first", first), ("later", later)):
@@ -102,6 +104,12 @@ def measure(case: dict[str, Any], width: int, rounds: int) -> dict[str, dict]:
                 weight.variable.assign_add(noise)
                 weight.apply()
         del group
+    return seconds, memory
+
+
+def measure(case: dict[str, Any], width: int, rounds: int) -> dict[str, dict]:
+    """Returns seconds and memory of the first and of a later update, judged."""
+    seconds, memory = updates(case, width, KERNELS, rounds)
     return {
         f"{name} update, {what}": protocol.judged(
             {"ratio": float(np.median(values)), "quartiles": _quartiles(values)},

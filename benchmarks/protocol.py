@@ -128,6 +128,12 @@ def write(
     print(f"\nWritten: {args.out}")
 
 
+def written(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `write` wrote before, for scripts that go on; {} if nothing."""
+    there = args.out is not None and args.out.exists()
+    return json.loads(args.out.read_text()) if there else {}
+
+
 def machine() -> dict[str, Any]:
     """Returns what the numbers depend on: processor, load, versions."""
     versions = {}

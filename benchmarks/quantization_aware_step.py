@@ -11,34 +11,21 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from typing import Any  # noqa: E402
+
 import keras  # noqa: E402
 
 import kprune  # noqa: E402
-from benchmarks import networks, protocol, step_timing  # noqa: E402
+from benchmarks import step_timing  # noqa: E402
 
 
-def measure(name: str, steps: int, rounds: int) -> dict:
-    """Returns the ratio int8 / float32 of one network."""
-
-    def lane(aware: bool) -> step_timing.Lane:
-        keras.utils.set_random_seed(0)
-        model = networks.NETWORKS[name](keras)
-        data = networks.random_data(model)
-        if aware:
-            model = kprune.quantize_aware(model)
-        model.compile("adam", "sparse_categorical_crossentropy")
-        return step_timing.Lane(keras, model, data, steps * (rounds + 1), [])
-
-    lanes = {"float32": lane(False), "int8": lane(True)}
-    times = step_timing.compare(lanes, steps, rounds)
-    return {**protocol.ratio(times["int8"], times["float32"]), "milliseconds": times}
+def aware(model: Any, data: Any, steps: range) -> tuple[Any, list[Any]]:
+    """Returns the model that rounds; it takes no callback."""
+    return kprune.quantize_aware(model), []
 
 
 def main() -> None:
-    args = protocol.options(__doc__, steps=300, rounds=9)
-    steps, rounds = (100, 3) if args.quick else (args.steps, args.rounds)
-    results = {"resnet8": measure("resnet8", steps, rounds)}
-    protocol.finish("quantization_aware_step", results, args, steps=steps)
+    step_timing.int8_main(keras, "quantization_aware_step", __doc__, aware)
 
 
 if __name__ == "__main__":

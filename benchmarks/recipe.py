@@ -20,7 +20,6 @@ Suites:
 
 - `cnn`: the tutorial network, with encoded weights, for its bytes.
 - `resnet8`: MLPerf Tiny's residual network, without, for its bytes and its times.
-- `quick`: the second one on 512 images, one epoch per stage, to see that it works.
 """
 
 import os
@@ -37,10 +36,8 @@ from benchmarks import fashion_mnist  # noqa: E402
 from benchmarks.fashion_mnist import (  # noqa: E402
     BATCH_SIZE,
     NETWORKS,
-    Data,
     Phase,
     Run,
-    Task,
     Trainer,
 )
 from kprune.recipe import (  # noqa: E402
@@ -69,6 +66,13 @@ class RecipeRun(Run):
     def key(self) -> dict[str, Any]:
         """Returns what tells the run's rows from others in a result file."""
         return super().key() | {"recipe": self.recipe(0).to_yaml()}
+
+    def short(self) -> "RecipeRun":
+        """Returns the run with one epoch per phase and stage."""
+        stages = tuple(dataclasses.replace(stage, epochs=1) for stage in self.stages)
+        (phase,) = self.phases
+        phases = (dataclasses.replace(phase, epochs=1),)
+        return dataclasses.replace(self, phases=phases, stages=stages)
 
     def recipe(self, seed: int) -> Recipe:
         """Returns the recipe with a seed."""
@@ -107,16 +111,9 @@ SUITES = {
         encode=True,
     ),
     "resnet8": _pair("resnet8", 8, _shrink(28, macs=0.13), _last(4)),
-    "quick": _pair("resnet8", 1, _shrink(1, macs=0.13), _last(1)),
 }
 # What each network is to reach: (times smaller, points lost, times faster).
 TARGETS = {"cnn": (30, 0.6, None), "resnet8": (15, 1.0, 4)}
-
-
-def few_images(keras: Any) -> Data:
-    """Returns the first images of both halves of Fashion-MNIST."""
-    train, test = fashion_mnist.images(keras)
-    return (train[0][:512], train[1][:512]), (test[0][:256], test[1][:256])
 
 
 def train(trainer: Trainer, run: RecipeRun, seed: int) -> keras.Model:
@@ -216,7 +213,6 @@ def main() -> None:
         train,
         summarise,
         more_facts,
-        {"quick": Task(load=few_images)},
     )
 
 

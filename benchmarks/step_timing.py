@@ -4,13 +4,17 @@ A `fit` of its own for every turn would time the tracing of the training step to
 each model has one `fit`, in its own thread, that waits at the end of every epoch; only
 one of them runs at any time. An epoch is one short turn, so that what else the machine
 does meets all models alike; a round is as many turns as it takes for several mask
-updates. Used by both sides, kprune's and its peers'.
+updates. Used by both sides, kprune's and its peers'. This module changes when steps are
+to be timed in another way.
 """
 
+import argparse
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+from benchmarks import networks, protocol
 from benchmarks.protocol import rounds
 
 BATCH_SIZE = 32
@@ -97,3 +101,58 @@ def compare(lanes: dict[str, Lane], steps: int, count: int) -> dict[str, list[fl
                 times[name].append(seconds / steps * 1000)
             print("  ".join(f"{k} {v[-1]:.2f}" for k, v in times.items()), flush=True)
     return times
+
+
+def measure(
+    keras: Any,
+    network: str,
+    change: Callable[[Any, Any, range], tuple[Any, list[Any]]],
+    steps: int,
+    count: int,
+    names: tuple[str, str] = ("dense", "pruned"),
+) -> dict[str, Any]:
+    """Returns the ratio of a changed network's step to that of the plain one.
+
+    Args:
+        keras: The Keras package of both.
+        network: One of `networks.NETWORKS`.
+        change: Returns the changed model and the callbacks of its fit, given the model,
+            its data and the steps that are measured.
+        steps: Steps per round, a multiple of `STEPS_PER_TURN`.
+        count: Number of rounds after the one that warms up.
+        names: Of the plain and the changed network.
+    """
+    total = steps * (count + 1)
+
+    def lane(changed: bool) -> Lane:
+        keras.utils.set_random_seed(0)
+        model = networks.NETWORKS[network](keras)
+        data = networks.random_data(model)
+        callbacks: list[Any] = []
+        if changed:
+            model, callbacks = change(model, data, range(steps, total))
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return Lane(keras, model, data, total, callbacks)
+
+    lanes = {name: lane(name == names[1]) for name in names}
+    times = compare(lanes, steps, count)
+    return {**protocol.ratio(times[names[1]], times[names[0]]), "milliseconds": times}
+
+
+def options(docstring: str | None) -> argparse.Namespace:
+    """Reads the command line of a script that times steps."""
+    args = protocol.options(docstring, steps=300, rounds=9)
+    if args.quick:
+        args.steps, args.rounds = STEPS_PER_TURN, 2
+    return args
+
+
+def int8_main(
+    keras: Any, benchmark: str, docstring: str | None, aware: Callable[..., Any]
+) -> None:
+    """Measures what rounding adds to a step: the script of kprune and of its peer."""
+    args, names = options(docstring), ("float32", "int8")
+    results = {
+        "resnet8": measure(keras, "resnet8", aware, args.steps, args.rounds, names)
+    }
+    protocol.finish(benchmark, results, args, steps=args.steps)

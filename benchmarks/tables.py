@@ -1,11 +1,11 @@
-"""Writes the tables of the READMEs here and above from the files in `results/`.
+"""Writes the tables and pictures of READMEs and docs from the files in `results/`.
 
-    python -m benchmarks.tables          # rewrites the READMEs' tables
-    python -m benchmarks.tables --check  # only says whether they are up to date
+    python -m benchmarks.tables          # rewrites what is not up to date
+    python -m benchmarks.tables --check  # only says what that is
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function of
 this module that stands in `PAGES` and returns Markdown. To show a new result,
-add a function and a pair of markers.
+add a function and a pair of markers. Pictures are those of `benchmarks/picture.py`.
 """
 
 import functools
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import comparison
+from benchmarks import comparison, picture, run
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -31,8 +31,7 @@ def load(name: str) -> dict[str, Any] | None:
 
 def table(head: list[str], rows: list[list[str]], source: dict[str, Any]) -> str:
     """Returns a Markdown table with a line below that says where it was measured."""
-    lines = [head, ["---"] * len(head), *rows]
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    text = markdown(head, rows)
     machine = source["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     quick = " A quick run, not for quoting." if source.get("quick") else ""
@@ -40,6 +39,12 @@ def table(head: list[str], rows: list[list[str]], source: dict[str, Any]) -> str
         f"{text}\n\n{machine['date']}, {machine['processor']}, {machine['cores']} "
         f"cores, Python {machine['python']}, {versions}.{quick}"
     )
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def spread(result: dict[str, Any]) -> str:
@@ -53,6 +58,47 @@ def goal(result: dict[str, Any]) -> str:
     ((kind, value),) = result["target"].items()
     verdict = "met" if result["met"] else "**missed**"
     return f"{kind.replace('_', ' ')} {value:g}: {verdict}"
+
+
+def suites() -> str:
+    """Returns what `benchmarks.run` can run, by suite."""
+    rows = []
+    for suite in run.SUITES:
+        mine = [b for b in run.BENCHMARKS if b.suite == suite]
+        results = ", ".join(dict.fromkeys(f"`{b.result}`" for b in mine))
+        peers = dict.fromkeys(name for b in mine for name in sorted(b.environments()))
+        minutes = f"{sum(b.minutes for b in mine):g}"
+        rows.append([f"`{suite}`", results, ", ".join(peers), minutes])
+    head = ["suite", "results", "peers", "minutes"]
+    return markdown(head, rows)
+
+
+def scaling() -> str:
+    """Returns time and memory of updates and steps, by weights and by layers."""
+    document = load("scaling")
+    if document is None:
+        return NOT_RUN
+    rows = []
+    for point in sorted(document["rows"], key=lambda p: (p["grows"], p["weights"])):
+        times = [
+            f"{statistics.median(point['update_milliseconds'][name]):.1f} ms"
+            for name in ("first", "later")
+        ]
+        step = point.get("step")
+        dense = statistics.median(step["milliseconds"]["dense"]) if step else 0
+        rows.append(
+            [
+                f"{point['weights']:,}",
+                str(point["layers"]),
+                *times,
+                f"{point['copies']:.2f}" if "copies" in point else "",
+                f"{dense:.2f} ms" if step else "",
+                spread(step) if step else "",
+            ]
+        )
+    head = ["weights", "layers", "first update", "later update"]
+    head += ["memory, of the weights'", "dense step", "step, pruned / dense"]
+    return table(head, rows, document)
 
 
 def training_step() -> str:
@@ -855,6 +901,7 @@ def quantization() -> str:
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     HERE / "README.md": {
+        "suites": suites,
         "accuracy": accuracy,
         "methods_lenet": functools.partial(methods, "lenet"),
         "methods_lenet_checks": functools.partial(methods_checks, "lenet"),
@@ -875,6 +922,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "training_step": training_step,
         "mask_update": mask_update,
         "model_update": model_update,
+        "scaling": scaling,
         "import_time": import_time,
     },
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
@@ -910,13 +958,22 @@ def rendered(page: Path) -> str:
     return text
 
 
+def stale() -> list[str]:
+    """Returns the pages and pictures that do not show the results as they are."""
+    pages = [page for page in PAGES if page.read_text() != rendered(page)]
+    pictures = [drawn.path for drawn in picture.PICTURES if drawn.stale()]
+    return [str(path.relative_to(HERE.parent)) for path in (*pages, *pictures)]
+
+
 def main() -> None:
-    pages = {page: rendered(page) for page in PAGES}
     if "--check" in sys.argv[1:]:
-        old = [str(page) for page in pages if page.read_text() != pages[page]]
+        old = stale()
         sys.exit(f"Not up to date: {', '.join(old)}." if old else 0)
-    for page, text in pages.items():
-        page.write_text(text)
+    for page in PAGES:
+        page.write_text(rendered(page))
+    for drawn in picture.PICTURES:
+        if drawn.stale():
+            drawn.write()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,10 @@ ROWS = {
 REGROWTHS = {"SET": kprune.SET, "RigL": kprune.RigL}
 
 
-def callback(
-    row: str, begin: int, end: int, data: tuple[Any, Any]
-) -> kprune.PruningCallback:
-    """Returns what prunes one row, with updates from one step to another."""
+def callback(row: str, data: tuple[Any, Any], steps: range) -> kprune.PruningCallback:
+    """Returns what prunes one row, with updates in these steps."""
     _, granularity, sparsity = ROWS[row]
+    begin, end = steps.start, steps.stop
     regrowth = REGROWTHS.get(row.partition(", ")[2])
     if regrowth is not None:
         return kprune.PruningCallback(
@@ -59,32 +58,22 @@ def measure(row: str, steps: int, rounds: int) -> dict:
     """Returns the ratio pruned / dense of one row."""
     name = ROWS[row][0]
 
-    def lane(pruned: bool) -> step_timing.Lane:
-        keras.utils.set_random_seed(0)
-        model = networks.NETWORKS[name](keras)
-        model.compile("adam", "sparse_categorical_crossentropy")
-        data = networks.random_data(model)
-        # From where the warm-up ends.
-        callbacks = [callback(row, steps, steps * (rounds + 1), data)]
-        return step_timing.Lane(
-            keras, model, data, steps * (rounds + 1), callbacks if pruned else []
-        )
+    def pruned(model: Any, data: Any, measured: range) -> tuple[Any, list[Any]]:
+        return model, [callback(row, data, measured)]
 
-    lanes = {"dense": lane(False), "pruned": lane(True)}
-    times = step_timing.compare(lanes, steps, rounds)
-    result = protocol.ratio(times["pruned"], times["dense"])
-    result = protocol.judged(result, at_most=networks.TARGETS[name])
-    return {**result, "milliseconds": times}
+    result = step_timing.measure(keras, name, pruned, steps, rounds)
+    return protocol.judged(result, at_most=networks.TARGETS[name])
 
 
 def main() -> None:
-    args = protocol.options(__doc__, steps=300, rounds=9)
-    steps, rounds = (100, 3) if args.quick else (args.steps, args.rounds)
+    args = step_timing.options(__doc__)
     results = {}
     for row in ROWS:
         print(f"{row}: CPU milliseconds per step", flush=True)
-        results[row] = measure(row, steps, rounds)
-    protocol.finish("training_step", results, args, steps=steps, frequency=FREQUENCY)
+        results[row] = measure(row, args.steps, args.rounds)
+    protocol.finish(
+        "training_step", results, args, steps=args.steps, frequency=FREQUENCY
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,19 @@
 """What the benchmarks compute, beside running and timing things."""
 
+import argparse
+import json
+import re
+import subprocess
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from test_layers_of_keras import EXAMPLES
 
-from benchmarks import comparison, keras_layers
+from benchmarks import comparison, fashion_mnist, keras_layers, picture, run, tables
 from benchmarks.comparison import NETWORKS, SPARSITIES
+from benchmarks.fashion_mnist import Phase, StructuredRun
 from benchmarks.peers import tfmot
 
 
@@ -159,3 +166,206 @@ def test_a_model_is_built_around_a_layer(name: str) -> None:
     model = keras_layers.build(keras, name)
     assert any(type(layer).__name__ == name for layer in model.layers)
     assert model.output_shape == (None, 3)
+
+
+def modules() -> dict[str, str]:
+    """Returns the text of each module of the benchmarks, by its name there."""
+    folder = run.ROOT / "benchmarks"
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts): path.read_text()
+        for path in folder.rglob("*.py")
+    }
+
+
+# Scripts that are no benchmarks: the runner, what it calls, and other scripts' helpers.
+HELPERS = {"run", "tables", "picture", "xnnpack_worker", "peers.tfmot_sides"}
+# Made on a validation split, for a choice between settings.
+CHOICES = {"structured_choice"}
+
+
+def test_the_runner_knows_every_script_and_every_result() -> None:
+    scripts = {name for name, text in modules().items() if "__main__" in text}
+    assert {b.module for b in run.BENCHMARKS} == scripts - HELPERS
+    results = {path.stem for path in run.RESULTS.glob("*.json")}
+    assert results <= {b.result for b in run.BENCHMARKS} | CHOICES
+    for benchmark in run.BENCHMARKS:
+        assert benchmark.environment in {run.OURS, *run.ENVIRONMENTS}
+        assert set(benchmark.needs) <= set(run.NEEDS)
+        if suite := benchmark.arguments.partition("--suite ")[2]:
+            text = modules()[benchmark.module]
+            assert (
+                f'"{suite}"' in text
+                or "comparison.suites" in text
+                or ("quantized_runs" in text)
+            )
+
+
+def test_the_runner_lists_what_it_would_run(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--list", "--again", "training", "mask_update"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:-1]] == [
+        ["training", "training_step"],
+        ["training", "tfmot_training_step"],
+        ["training", "quantization_aware_step"],
+        ["training", "tfmot_quantization_aware_step"],
+        ["mask-update", "mask_update"],
+    ]
+    assert lines[-1].startswith("At most 1.3 hours")
+    assert run.main(["--list", "training_step"]) == 0
+    assert re.search(r"\(is there\)\nAt most 0.0 hours", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        run.main(["speed"])
+    assert "Received speed, expected suites or results" in capsys.readouterr().err
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """Three benchmarks whose processes only write their file; the second one fails."""
+    monkeypatch.setattr(run, "QUICK", tmp_path / "quick")
+    monkeypatch.setattr(run, "PEERS", tmp_path / "peers")
+    monkeypatch.setattr(run, "NEEDS", {"no-such-program": "nothing"})
+    fake = (
+        run.Benchmark("a", "good", "good", 1, "--suite x"),
+        run.Benchmark("a", "bad", "bad", 1),
+        run.Benchmark("b", "lacking", "lacking", 1, needs=("no-such-program",)),
+        run.Benchmark("b", "peer", "peers.one", 1, "", "tfmot"),
+    )
+    monkeypatch.setattr(run, "BENCHMARKS", fake)
+    started: list[list[str]] = []
+
+    def process(line: list[str], **_: object) -> None:
+        started.append(line)
+        if "--out" in line:
+            if "benchmarks.bad" in line:
+                raise subprocess.CalledProcessError(1, line)
+            Path(line[-1]).write_text("{}")
+        elif "venv" in line:
+            (run.PEERS / "tfmot").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(subprocess, "run", process)
+    return started
+
+
+def scripts(commands: list[list[str]]) -> list[list[str]]:
+    return [line[2:] for line in commands if "--out" in line]
+
+
+def test_what_fails_or_cannot_run_is_said_and_the_rest_runs(
+    commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    assert run.main(["--results", str(results)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"good +done in 0.0 minutes\n", out)
+    assert re.search(r"bad +FAILED: .* exit status 1", out)
+    assert re.search(r"lacking +not run: needs no-such-program \(nothing\)\n", out)
+    good, bad, peer = scripts(commands)
+    file = str(results / "good.json")
+    assert good == ["benchmarks.good", "--suite", "x", "--out", file]
+    assert peer[0] == "benchmarks.peers.one"
+    # What is there is not measured again, nor is an environment made again.
+    commands.clear()
+    assert run.main(["--results", str(results), "good", "peer"]) == 0
+    assert commands == []
+    # Rows are resumed by the scripts themselves; what is named again goes first.
+    (results / "good.json").write_text('{"rows": []}')
+    assert run.main(["--results", str(results), "good"]) == 0
+    assert run.main(["--results", str(results), "--again", "peer"]) == 0
+    assert [line[0] for line in scripts(commands)] == [good[0], peer[0]]
+    assert not any("venv" in line for line in commands)
+
+
+def test_quick_runs_leave_the_results_alone(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    for _ in range(2):  # Each from the beginning.
+        assert run.main(["--quick", "good"]) == 0
+    file = str(run.QUICK / "good.json")
+    quick = ["benchmarks.good", "--suite", "x", "--quick", "--out", file]
+    assert scripts(commands) == [quick, quick]
+    assert not run.RESULTS.exists()
+
+
+def test_quick_runs_are_one_short_run_of_each_kind() -> None:
+    phases = (Phase(8, 1e-3), Phase(8, 1e-3))
+    runs = [
+        StructuredRun("net", phases),
+        StructuredRun("net", phases[:1]),
+        StructuredRun("net", phases, macs=0.5, how="shrink"),
+        StructuredRun("net", phases, macs=0.25, how="shrink"),
+    ]
+    short = fashion_mnist.short(runs)
+    assert [run.how for run in short] == [None, "shrink"]
+    assert {phase.epochs for run in short for phase in run.phases} == {1}
+
+
+def test_rows_that_are_only_summed_up_again_keep_their_date(tmp_path: Path) -> None:
+    args = argparse.Namespace(
+        out=tmp_path / "r.json", suite="s", validation=False, quick=False
+    )
+    results = fashion_mnist.Results("b", args, list)
+    results.write([{"a": 1}])
+    document = json.loads(args.out.read_text())
+    document["machine"]["date"] = "2020-01-01"
+    args.out.write_text(json.dumps(document))
+    results.write(results.rows())
+    assert json.loads(args.out.read_text())["machine"]["date"] == "2020-01-01"
+    results.write([*results.rows(), {"a": 2}])
+    assert json.loads(args.out.read_text())["machine"]["date"] != "2020-01-01"
+
+
+def test_a_picture_is_stale_once_other_facts_are_to_be_shown(tmp_path: Path) -> None:
+    facts = {"a": [1.0, 2.0]}
+    drawn = picture.Picture(
+        tmp_path / "p.png",
+        lambda: facts,
+        lambda shown, figure: figure.subplots().plot(shown["a"]),
+        (1, 1),
+    )
+    assert drawn.stale()
+    drawn.write()
+    assert not drawn.stale()
+    facts["a"][1] = 3.0
+    assert drawn.stale()
+
+
+def test_tables_and_pictures_show_the_results_that_are_there() -> None:
+    assert tables.stale() == []  # Else: python -m benchmarks.tables
+
+
+FIGURE = re.compile(
+    r"\d[\d,.]*\s?(%|(points?|times|ms|s|seconds?|minutes?|hours?|bytes|[KMG]i?B)\b)"
+    r"|(?<![\d.])\d+\.\d{3}"
+)
+# Numbers that are no results: targets, settings, arithmetic.
+SETTINGS = {
+    "benchmarks/README.md": (
+        "at most 0.2 points lost",
+        "read every 5 ms",
+        "At most 3 seconds",
+        "sparsities by no more than 0.001",
+    ),
+    "docs/distillation.md": ("if they take 1 GiB at most",),
+    "docs/microcontrollers.md": ("a dense layer of 64 KiB takes 64 KiB", "27 KiB for"),
+}
+
+
+def test_figures_in_prose_name_what_they_are_from() -> None:
+    pages = [run.ROOT / "README.md", run.ROOT / "benchmarks" / "README.md"]
+    pages += sorted((run.ROOT / "docs").glob("*.md"))
+    for page in pages:
+        text = page.read_text()
+        # Tables are made by benchmarks.tables, code runs in tests/test_docs.py.
+        for made in (r"<!-- table: .*?<!-- end -->", r"```.*?```", r"https?://\S+"):
+            text = re.sub(made, "", text, flags=re.DOTALL)
+        text = re.sub(r"[^\S\n]*\n(?!\n)", " ", text)
+        for setting in SETTINGS.get(str(page.relative_to(run.ROOT)), ()):
+            assert setting in text, f"{page}: {setting!r} is gone, here too then."
+            text = text.replace(setting, "")
+        for paragraph in text.split("\n"):
+            if found := FIGURE.search(paragraph):
+                assert "benchmarks" in paragraph, (
+                    f"{page}: {found.group()!r} is in no generated table, and its "
+                    f"paragraph names no script or result:\n{paragraph}"
+                )

@@ -58,6 +58,7 @@ def train(trainer: Trainer, run: Run, seed: int) -> Any:
     # The final sparsity is reached only if the frequency divides the ramp.
     half = trainer.steps * phase.epochs // 2
     frequency = half // UPDATES if isinstance(run, MethodRun) else FREQUENCY
+    frequency = max(1, min(frequency, half))  # Short runs have few steps.
     schedule = tfmot.sparsity.keras.PolynomialDecay(
         0.0,
         run.sparsity,

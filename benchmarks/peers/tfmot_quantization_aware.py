@@ -58,12 +58,13 @@ def pruned(trainer: Trainer, run: QuantizedRun, seed: int) -> Any:
         return model
     phase = run.phases[1]
     half = trainer.steps * phase.epochs // 2
+    frequency = min(FREQUENCY, half)  # Short runs have few steps.
     schedule = tfmot.sparsity.keras.PolynomialDecay(
         0.0,
         run.sparsity,
         begin_step=0,
-        end_step=half // FREQUENCY * FREQUENCY,
-        frequency=FREQUENCY,
+        end_step=half // frequency * frequency,
+        frequency=frequency,
     )
     wrapped = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]

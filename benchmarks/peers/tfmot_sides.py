@@ -150,21 +150,11 @@ class Measured:
     def step(self, net: str, steps: int, rounds: int, frequency: int) -> dict[str, Any]:
         """Returns the ratio of training steps pruned / dense."""
 
-        def lane(pruned: bool) -> step_timing.Lane:
-            self._keras.utils.set_random_seed(0)
-            model = networks.NETWORKS[net](self._keras)
-            data, callbacks = networks.random_data(model), []
-            if pruned:  # From where the warm-up ends.
-                end = steps * (rounds + 1)
-                model, callbacks = self._side.pruned(model, 0.9, steps, end, frequency)
-            model.compile("adam", "sparse_categorical_crossentropy")
-            return step_timing.Lane(
-                self._keras, model, data, steps * (rounds + 1), callbacks
-            )
+        def pruned(model: Any, data: Any, measured: range) -> Any:
+            begin, end = measured.start, measured.stop
+            return self._side.pruned(model, 0.9, begin, end, frequency)
 
-        lanes = {"dense": lane(False), "pruned": lane(True)}
-        times = step_timing.compare(lanes, steps, rounds)
-        return protocol.ratio(times["pruned"], times["dense"])
+        return step_timing.measure(self._keras, net, pruned, steps, rounds)
 
     def mask_update(self) -> list[float]:
         """Returns the CPU milliseconds of a first and of a later update."""

@@ -29,11 +29,14 @@ from torch import nn
 from benchmarks import fashion_mnist, protocol
 from benchmarks.fashion_mnist import (
     BATCH_SIZE,
+    QUICK_TEST,
+    QUICK_TRAIN,
     VALIDATION,
     WARM_UP,
     Phase,
     Results,
     StructuredRun,
+    few,
 )
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -149,9 +152,11 @@ def shrink(model: nn.Module, share: float) -> nn.Module:
 class Trainer:
     """`fashion_mnist.Trainer` in PyTorch."""
 
-    def __init__(self, folder: Path, validation: bool) -> None:
+    def __init__(self, folder: Path, validation: bool, quick: bool) -> None:
         self.folder, self.validation = folder, validation
         train, test = load("train"), load("t10k")
+        if quick:
+            train, test = few(train, QUICK_TRAIN), few(test, QUICK_TEST)
         if validation:
             test = train[0][-VALIDATION:], train[1][-VALIDATION:]
             train = train[0][:-VALIDATION], train[1][:-VALIDATION]
@@ -246,12 +251,12 @@ def facts(trainer: Trainer, model: nn.Module) -> dict[str, Any]:
 
 def main() -> None:
     args = fashion_mnist.options(__doc__, tuple(SUITES))
-    trainer = Trainer(args.weights, args.validation)
+    trainer = Trainer(args.weights, args.validation, args.quick)
     results = Results(
         "peers.torch_pruning_accuracy", args, fashion_mnist.structured_means
     )
     for seed in args.seeds:
-        for run in SUITES[args.suite]:
+        for run in fashion_mnist.chosen(SUITES, args):
             if results.has(run, seed):
                 continue
             started = time.perf_counter()
