@@ -75,6 +75,7 @@ from kprune.schedules import (
     Schedule,
     SparsityFunction,
 )
+from kprune.sensitivity import PruningSensitivityReport, sensitivity
 from kprune.sharing import cluster
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.summaries import PruningSummaries
@@ -121,6 +122,7 @@ __all__ = [
     "Pruner",
     "PruningCallback",
     "PruningReport",
+    "PruningSensitivityReport",
     "PruningSummaries",
     "PruningWarning",
     "QuantizationCallback",
@@ -162,6 +164,7 @@ __all__ = [
     "register_coupling",
     "register_prunable",
     "release",
+    "sensitivity",
     "sharded_masks",
     "shrink",
     "strip",
