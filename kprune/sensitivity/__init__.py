@@ -7,6 +7,7 @@ in `kprune.sensitivity.report`.
 import contextlib
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -156,7 +157,7 @@ def sensitivity(
             unit_name="trial",
         )
         weights = []
-        for part in parts:
+        for name, part in zip(_names(parts), parts, strict=True):
             points = []
             for sparsity in sparsities:
                 reached, value = trials.pruned(part, sparsity, metric)
@@ -164,7 +165,7 @@ def sensitivity(
                 lost = math.inf if math.isnan(lost) else lost
                 points.append(PrunedAlone(sparsity, reached, value, lost))
                 bar.add(1)
-            weights.append(WeightSensitivity(_name(part), part.size, tuple(points)))
+            weights.append(WeightSensitivity(name, part.size, tuple(points)))
     return PruningSensitivityReport(
         model=model.name,
         metric=metric,
@@ -255,10 +256,24 @@ def _parts(group: Group | ChannelGroup) -> list[Any]:
     return parts
 
 
-def _name(part: Group | ChannelGroup) -> str:
-    if isinstance(part, ChannelGroup):
-        return part.coupled[0].name
-    return part.weights[0].variable.path
+def _names(parts: Sequence[Group | ChannelGroup]) -> list[str]:
+    """Returns what each part is called: its layer where that has no other part.
+
+    A path would differ between a model and the same model from a file, where layers
+    are built before the model is.
+    """
+    known = [
+        (part.coupled[0].name,)
+        if isinstance(part, ChannelGroup)
+        else part.weights[0].facts.names
+        for part in parts
+    ]
+    counts = Counter(name for names in known for name in set(names))
+    # The path is first; last come the innermost layer's name and path.
+    return [
+        names[-2] if len(names) > 2 and counts[names[-2]] == 1 else names[0]
+        for names in known
+    ]
 
 
 def _check_model(model: Any) -> None:

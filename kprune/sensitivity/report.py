@@ -41,7 +41,8 @@ class WeightSensitivity:
     """What pruning one weight, or one group of coupled channels, costs.
 
     Args:
-        name: The weight's path, or the channels' name; as `allocation=` takes it.
+        name: The layer's name, the weight's path where that is not the only one of its
+            kind, or the channels' name; as `allocation=` takes it.
         units: How many elements it has, or channels.
         points: What was measured, the smallest sparsity first.
     """
@@ -122,7 +123,7 @@ class PruningSensitivityReport:
         return found
 
     def worst(self, count: int = 1) -> tuple[str, ...]:
-        """Returns the names of what is most sensitive, as `skip=` takes weights.
+        """Returns the names of what is most sensitive; `skip=` takes those of weights.
 
         Args:
             count: How many, at least 0.
