@@ -139,9 +139,19 @@ class PruningSensitivityReport:
             item["mean_lost"] = weight.mean_lost
         return values
 
-    def to_json(self) -> str:
-        """Returns the report as JSON text."""
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+    def to_json(self, lost: float | None = None) -> str:
+        """Returns the report as JSON text.
+
+        Args:
+            lost: Adds what `allocation` says of it, as `"allocation"`.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        values = self.to_dict()
+        if lost is not None:
+            values["allocation"] = self.allocation(lost)
+        return json.dumps(without_infinities(values), indent=2)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draws the metric over the sparsity, a line for each weight.
