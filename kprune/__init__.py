@@ -79,6 +79,7 @@ from kprune.sensitivity import PruningSensitivityReport, sensitivity
 from kprune.sharing import cluster
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.summaries import PruningSummaries
+from kprune.sweep import SweepReport, sweep
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
@@ -143,6 +144,7 @@ __all__ = [
     "ShrinkReport",
     "Snip",
     "SparsityFunction",
+    "SweepReport",
     "SynFlow",
     "Taylor",
     "Threshold",
@@ -168,4 +170,5 @@ __all__ = [
     "sharded_masks",
     "shrink",
     "strip",
+    "sweep",
 ]

@@ -37,6 +37,7 @@ LAYERS = [
     ["charts"],
     ["curves", "inspection", "sensitivity", "structure", "preparation"],
     ["advice", "recipe"],
+    ["sweep"],
     ["demo"],
     ["demo_view"],
     ["compat"],
@@ -51,6 +52,7 @@ HEAVY = {
     "tflite_micro",
     "matplotlib",
     "jinja2",
+    "optuna",
     "flatbuffers",
     "sklearn",
     "rich",
@@ -174,6 +176,7 @@ def test_public_names():
         "ShrinkReport",
         "Snip",
         "SparsityFunction",
+        "SweepReport",
         "SynFlow",
         "Taylor",
         "Threshold",
@@ -199,5 +202,6 @@ def test_public_names():
         "sharded_masks",
         "shrink",
         "strip",
+        "sweep",
     ]
     assert all(hasattr(kprune, name) for name in kprune.__all__)
