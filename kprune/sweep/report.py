@@ -117,7 +117,9 @@ class SweepReport:
             for line in grid:
                 line[0].set_ylabel(metric)
             handles, labels = grid[0][0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower left", frameon=False)
+            figure.legend(
+                handles, labels, loc="outside lower left", ncols=2, frameon=False
+            )
 
         size = (3.2 * columns + 0.8, 3.0 * rows + 0.9)
         return write_chart("plot", path, size, f"{len(complete)} recipes", draw)
@@ -125,6 +127,8 @@ class SweepReport:
     def _draw(
         self, axes: Any, metric: str, cost: str, trials: list[SweepTrial]
     ) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
         among = ", ".join(self.objectives)
         sets = (
             ([t for t in trials if t.number not in self.front], "#BBBBBB", "beaten"),
@@ -155,6 +159,8 @@ class SweepReport:
                     fontsize=7,
                 )
         axes.set_xlabel(COSTS[cost])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
 
     def __str__(self) -> str:
         complete = [trial for trial in self.trials if trial.state == "complete"]
@@ -165,7 +171,12 @@ class SweepReport:
             "",
         ]
         if complete:
-            names = dict.fromkeys(name for t in complete for name in t.measures)
+            names = dict.fromkeys(
+                name
+                for trial in complete
+                for name, value in trial.measures.items()
+                if value is not None
+            )
             params = dict.fromkeys(name for t in complete for name in t.params)
             name, mode = next(iter(self.objectives.items()))
             sign = -1 if mode == "max" else 1
