@@ -399,6 +399,100 @@ def sensitivity(
         typer.echo(f"\nDrawn in {plot}")
 
 
+@app.command(
+    epilog="Examples:  [bold]kprune sweep m.keras search:space --data d.npz[/bold]  |"
+    "  [bold]kprune sweep m.keras search:space --data data:make --trials 40 "
+    "--workers 4 --objective accuracy --objective macs --plot sweep.png[/bold]"
+)
+def sweep(
+    model: Annotated[
+        Path, typer.Argument(help="The .keras file; best of a compiled model.")
+    ],
+    space: Annotated[
+        str,
+        typer.Argument(
+            help="[bold]module:function[/bold], whose function takes an optuna.Trial "
+            "and returns a kprune.Recipe."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="As for [bold]kprune prune[/bold].")],
+    trials: Annotated[int, typer.Option(help="How many recipes to try in all.")] = 20,
+    workers: Annotated[int, typer.Option(help="How many at a time.")] = 1,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to search for, once for each: a compiled metric, bytes, "
+            "gzip_bytes, arena_bytes, macs, nonzero_macs or milliseconds.",
+            show_default="accuracy and bytes",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="Optuna's: tpe, nsga2 or random.")
+    ] = "tpe",
+    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="A .png or .svg file to draw the trials in.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Keras's name of the loss.",
+            show_default="what the file was saved with",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all files.", show_default="MODEL-swept"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search for the recipes that none beats in accuracy and in what files cost.
+
+    A sweep that was stopped goes on when the same command is given again.
+    """
+    folder = Path(f"{model.stem}-swept") if out is None else out
+    with _refusals(
+        lambda: (
+            f"What is done is in {folder}. Give the same command again to go on."
+            if folder.exists()
+            else "Nothing was written."
+        )
+    ):
+        with _loading():
+            import kprune
+            from kprune.data_file import read_function
+            from kprune.export.files import picture_path
+        if plot is not None:
+            picture_path("--plot", plot)
+        given = _compiled(model, loss, metric)
+        # The result has standard output for itself.
+        with contextlib.redirect_stdout(sys.stderr), _as_refusals():
+            report = kprune.sweep(
+                read_function(space),
+                given,
+                data,
+                folder,
+                trials=trials,
+                workers=workers,
+                objectives=objective or ("accuracy", "bytes"),
+                sampler=sampler,
+                seed=seed,
+                verbose=0 if _is_plain() else 1,
+            )
+            if plot is not None:
+                report.plot(plot)
+    if json:
+        typer.echo(report.to_json())
+        return
+    typer.echo(f"{report}\n\nWritten to {folder}")
+    if plot is not None:
+        typer.echo(f"Drawn in {plot}")
+
+
 def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
@@ -416,7 +510,7 @@ def _is_plain() -> bool:
 
 @contextlib.contextmanager
 def _as_refusals() -> Iterator[None]:
-    """Turns errors that data cause in TensorFlow and Keras into refusals."""
+    """Turns what data cause in TensorFlow and Keras, and extras, into refusals."""
     import tensorflow
 
     try:
@@ -426,7 +520,8 @@ def _as_refusals() -> Iterator[None]:
         calls = r"Detected at node .*?\n\n(?=Received|[A-Z]\w+Error|Traceback)"
         said = re.sub(calls, "", error.message, flags=re.DOTALL)
         raise ValueError(f"TensorFlow stopped: {said}") from error
-    except TypeError as error:  # Of data, whose types Keras does not take.
+    # Of data, whose types Keras does not take; of an extra that is not installed.
+    except (TypeError, ImportError) as error:
         raise ValueError(str(error)) from error
 
 
