@@ -2,6 +2,7 @@
 
 import builtins
 import fcntl
+import functools
 import json
 import sys
 
@@ -49,6 +50,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@functools.cache
 def network():
     return compiled(sequential(), metrics=["accuracy"])
 
@@ -80,7 +82,7 @@ def test_the_front_is_what_none_beats(here):
     front = [(t.params["sparsity"], t.params["n"]) for t in found.best]
     assert front == [(0.2, 1), (0.8, 1)]
     assert found.objectives == {"accuracy": "max", "bytes": "min"}
-    assert json.loads((here / "swept/report.json").read_text()) == found.to_dict()
+    assert (here / "swept/report.json").read_text() == found.to_json()
     lines = str(found).splitlines()
     assert lines[0].startswith("4 recipes; * marks those")
     assert sum("*" in line for line in lines[4:]) == 2
@@ -206,7 +208,11 @@ def test_two_sweeps_do_not_work_in_one_folder(here):
         ({"objectives": ()}, ValueError, "at least one name"),
         ({"objectives": {"bytes": "down"}}, ValueError, "with 'max' or 'min'"),
         ({"objectives": ("quality",)}, ValueError, "objectives={'quality': 'max'"),
-        ({"objectives": ("acuracy", "bytes")}, ValueError, "Did you mean 'accuracy'?"),
+        (
+            {"objectives": ("accurracy", "bytes")},
+            ValueError,
+            "Did you mean 'accuracy'?",
+        ),
         ({"folder": "."}, ValueError, "holds other files"),
         ({"folder": "data.npz"}, ValueError, "cannot make the folder"),
         ({"model": sequential}, ValueError, "is not compiled"),
