@@ -283,26 +283,246 @@ def prune(
             check_inputs(given, found)
             if found.note:
                 typer.echo(f"note: {found.note}", err=True)
-            plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
-            try:
+            with _as_refusals():
                 result = asked.run(
                     given,
                     found.train,
                     found.validation,
                     folder,
                     benchmark=benchmark,
-                    verbose=2 if plain else 1,
+                    verbose=2 if _is_plain() else 1,
                 )
-            except tensorflow.errors.OpError as error:
-                # The calls that built the operation are Keras's and ours.
-                calls = r"Detected at node .*?\n\n(?=Received|[A-Z]\w+Error|Traceback)"
-                said = re.sub(calls, "", error.message, flags=re.DOTALL)
-                raise ValueError(f"TensorFlow stopped: {said}") from error
-            except TypeError as error:  # Of data, whose types Keras does not take.
-                raise ValueError(str(error)) from error
     typer.echo(
         result.report.to_json() if json else f"{result.report}\n\nWritten to {folder}"
     )
+
+
+@app.command(
+    epilog="Examples:  [bold]kprune sensitivity m.keras --data d.npz[/bold]  |  "
+    "[bold]kprune sensitivity m.keras --data data:make --sparsities 0.5,0.8,0.9 "
+    "--plot s.png --lost 0.01[/bold]"
+)
+def sensitivity(
+    model: Annotated[
+        Path, typer.Argument(help="The .keras file; best of a compiled model.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for [bold]kprune prune[/bold]: a .npz file, or "
+            "[bold]module:function[/bold]. What is to measure on is measured on."
+        ),
+    ],
+    sparsities: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of zeros to try, in [0, 1), with commas between them.",
+            show_default="0.25,0.5,0.7,0.8,0.9,0.95",
+        ),
+    ] = None,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="What is pruned as a unit: [bold]element[/bold], [bold]channel[/bold] "
+            "or [bold]kernel[/bold]."
+        ),
+    ] = "element",
+    criterion: Annotated[
+        str, typer.Option(help="What makes a weight worth keeping.")
+    ] = "magnitude",
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the metric to measure.",
+            show_default="the first compiled one, or the loss",
+        ),
+    ] = None,
+    lost: Annotated[
+        float | None,
+        typer.Option(
+            help="Show the sparsities at which each weight alone loses no more than "
+            "that, for allocation= in Python and in recipes."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="A .png or .svg file to draw the curves in.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Keras's name of the loss.",
+            show_default="what the file was saved with",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure what the model loses where one weight alone is pruned.
+
+    Nothing is trained, and the file stays as it is.
+    """
+    with _refusals():
+        with _loading():
+            import kprune
+            from kprune.data_file import check_inputs, read_training_data
+            from kprune.export.files import picture_path
+        if plot is not None:
+            picture_path("--plot", plot)
+        shares = None if sparsities is None else _numbers("--sparsities", sparsities)
+        given = _compiled(model, loss, metric)
+        # The result has standard output for itself.
+        with contextlib.redirect_stdout(sys.stderr), _as_refusals():
+            found = read_training_data(data)
+            check_inputs(given, found)
+            report = kprune.sensitivity(
+                given,
+                found.validation,
+                shares,
+                metric=measure,
+                criterion=criterion,
+                granularity=granularity,
+                verbose=0 if _is_plain() else 1,
+            )
+            allocation = None if lost is None else report.allocation(lost)
+            if plot is not None:
+                report.plot(plot)
+    if json:
+        typer.echo(report.to_json(lost))
+        return
+    typer.echo(str(report))
+    if allocation is not None:
+        typer.echo(f"\nEach alone loses at most {lost:g} with allocation={allocation}")
+    if plot is not None:
+        typer.echo(f"\nDrawn in {plot}")
+
+
+@app.command(
+    epilog="Examples:  [bold]kprune sweep m.keras search:space --data d.npz[/bold]  |"
+    "  [bold]kprune sweep m.keras search:space --data data:make --trials 40 "
+    "--workers 4 --objective accuracy --objective macs --plot sweep.png[/bold]"
+)
+def sweep(
+    model: Annotated[
+        Path, typer.Argument(help="The .keras file; best of a compiled model.")
+    ],
+    space: Annotated[
+        str,
+        typer.Argument(
+            help="[bold]module:function[/bold], whose function takes an optuna.Trial "
+            "and returns a kprune.Recipe."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="As for [bold]kprune prune[/bold].")],
+    trials: Annotated[int, typer.Option(help="How many recipes to try in all.")] = 20,
+    workers: Annotated[int, typer.Option(help="How many at a time.")] = 1,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to search for, once for each: a compiled metric, bytes, "
+            "gzip_bytes, arena_bytes, macs, nonzero_macs or milliseconds.",
+            show_default="accuracy and bytes",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="Optuna's: tpe, nsga2 or random.")
+    ] = "tpe",
+    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="A .png or .svg file to draw the trials in.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Keras's name of the loss.",
+            show_default="what the file was saved with",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all files.", show_default="MODEL-swept"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search for the recipes that none beats in accuracy and in what files cost.
+
+    A sweep that was stopped goes on when the same command is given again.
+    """
+    folder = Path(f"{model.stem}-swept") if out is None else out
+    with _refusals(
+        lambda: (
+            f"What is done is in {folder}. Give the same command again to go on."
+            if folder.exists()
+            else "Nothing was written."
+        )
+    ):
+        with _loading():
+            import kprune
+            from kprune.data_file import read_function
+            from kprune.export.files import picture_path
+        if plot is not None:
+            picture_path("--plot", plot)
+        given = _compiled(model, loss, metric)
+        # The result has standard output for itself.
+        with contextlib.redirect_stdout(sys.stderr), _as_refusals():
+            report = kprune.sweep(
+                read_function(space),
+                given,
+                data,
+                folder,
+                trials=trials,
+                workers=workers,
+                objectives=objective or ("accuracy", "bytes"),
+                sampler=sampler,
+                seed=seed,
+                verbose=0 if _is_plain() else 1,
+            )
+            if plot is not None:
+                report.plot(plot)
+    if json:
+        typer.echo(report.to_json())
+        return
+    typer.echo(f"{report}\n\nWritten to {folder}")
+    if plot is not None:
+        typer.echo(f"Drawn in {plot}")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"{option} takes numbers with commas between them, such as 0.5,0.8. "
+            f"Received: {text!r}."
+        ) from error
+
+
+def _is_plain() -> bool:
+    """Returns whether bars and colours are out of place on standard error."""
+    return not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
+
+
+@contextlib.contextmanager
+def _as_refusals() -> Iterator[None]:
+    """Turns what data cause in TensorFlow and Keras, and extras, into refusals."""
+    import tensorflow
+
+    try:
+        yield
+    except tensorflow.errors.OpError as error:
+        # The calls that built the operation are Keras's and ours.
+        calls = r"Detected at node .*?\n\n(?=Received|[A-Z]\w+Error|Traceback)"
+        said = re.sub(calls, "", error.message, flags=re.DOTALL)
+        raise ValueError(f"TensorFlow stopped: {said}") from error
+    # Of data, whose types Keras does not take; of an extra that is not installed.
+    except (TypeError, ImportError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _compiled(path: Path, loss: str | None, metrics: list[str] | None) -> "keras.Model":

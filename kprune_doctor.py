@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, str] = {
     "ethos": "files for Ethos-U NPUs, compiled with Vela",
     "int4": "quantization int4, for android",
     "report": "plots, and reports as pages",
+    "search": "kprune.sweep, which searches over recipes",
     "tfmot": "reading files that tfmot pruned, and proving the result",
 }
 """What users get from each extra; those that are missing here are for developers."""

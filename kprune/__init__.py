@@ -75,9 +75,11 @@ from kprune.schedules import (
     Schedule,
     SparsityFunction,
 )
+from kprune.sensitivity import PruningSensitivityReport, sensitivity
 from kprune.sharing import cluster
 from kprune.structure import Budget, ShrinkPlan, ShrinkReport, plan_shrink, shrink
 from kprune.summaries import PruningSummaries
+from kprune.sweep import SweepReport, sweep
 from kprune.transform import hold_zeros, prune, release, strip
 
 __all__ = [
@@ -121,6 +123,7 @@ __all__ = [
     "Pruner",
     "PruningCallback",
     "PruningReport",
+    "PruningSensitivityReport",
     "PruningSummaries",
     "PruningWarning",
     "QuantizationCallback",
@@ -141,6 +144,7 @@ __all__ = [
     "ShrinkReport",
     "Snip",
     "SparsityFunction",
+    "SweepReport",
     "SynFlow",
     "Taylor",
     "Threshold",
@@ -162,7 +166,9 @@ __all__ = [
     "register_coupling",
     "register_prunable",
     "release",
+    "sensitivity",
     "sharded_masks",
     "shrink",
     "strip",
+    "sweep",
 ]

@@ -3,20 +3,17 @@
 This module changes when a fit is to be drawn in another way.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kprune.export.files import picture_path, write_together
+from kprune.charts import COLOURS, FAINT, write_chart
 from kprune.naming import nearest
 from kprune.report import PruningReport
 
-_SIZE, _DPI = (8.0, 5.2), 130  # Inches.
-# Colours that readers with any colour vision tell apart (Okabe and Ito, 2008).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_SPARSITY, _TEXT, _FAINT = "#3B4252", "#222222", "#666666"
+_SIZE = (8.0, 5.2)  # Inches.
+_SPARSITY = "#3B4252"
 # What logs have beside metrics.
 _OTHER = ("sparsity", "learning_rate", "lr")
 
@@ -48,15 +45,24 @@ def plot_fit(
             another suffix or cannot be written.
         ImportError: If matplotlib is not installed.
     """
-    path = picture_path("plot_fit", path)
     if not report.history and not report.epochs:
         raise ValueError(
             "plot_fit: the report has no fit to draw. Use that of a PruningCallback or "
             "Pruner after training."
         )
     names = _chosen(report, metrics)
-    write_together({path: _render(report, names, path.suffix[1:])})
-    return path
+
+    def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        _draw_metrics(above, report, names)
+        _draw_sparsity(below, report)
+        figure.align_ylabels()
+        below.set_xlabel("optimizer step")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return write_chart("plot_fit", path, _SIZE, _title(report), draw)
 
 
 def _chosen(
@@ -72,7 +78,7 @@ def _chosen(
         if guarded in known:
             other = guarded.removeprefix("val_")
             scores = tuple(name for name in known if name in (other, guarded))
-        return (scores or losses)[: len(_COLOURS)]
+        return (scores or losses)[: len(COLOURS)]
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for name in names:
         if name not in known:
@@ -82,51 +88,12 @@ def _chosen(
                 + (f"Did you mean {near!r}? " if near else "")
                 + f"They have {', '.join(known) or 'none'}."
             )
-    if len(names) > len(_COLOURS):
+    if len(names) > len(COLOURS):
         raise ValueError(
-            f"plot_fit: `metrics` may name {len(_COLOURS)} at most. "
+            f"plot_fit: `metrics` may name {len(COLOURS)} at most. "
             f"Received {len(names)}."
         )
     return names
-
-
-def _render(report: PruningReport, names: Sequence[str], kind: str) -> bytes:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise ImportError(
-            "Drawing a fit needs matplotlib, which the extra `report` brings: "
-            "pip install matplotlib"
-        ) from error
-    settings: dict[Any, Any] = {
-        "font.size": 9,
-        "text.color": _TEXT,
-        "text.parse_math": False,  # Names are names.
-        "axes.edgecolor": _FAINT,
-        "axes.labelcolor": _TEXT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#E6E6E6",
-        "grid.linewidth": 0.8,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "kprune",
-    }
-    with rc_context(settings):
-        figure = Figure(figsize=_SIZE, facecolor="white", layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        figure.suptitle(_title(report), x=0.02, ha="left", fontsize=11, weight="bold")
-        _draw_metrics(above, report, names)
-        _draw_sparsity(below, report)
-        figure.align_ylabels()
-        below.set_xlabel("optimizer step")
-        below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        file = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata)
-    return file.getvalue()
 
 
 def _title(report: PruningReport) -> str:
@@ -142,13 +109,13 @@ def _draw_metrics(axes: Any, report: PruningReport, names: Sequence[str]) -> Non
         axes.axhspan(
             guard.dense_level - guard.tolerance,
             guard.dense_level + guard.tolerance,
-            color=_FAINT,
+            color=FAINT,
             alpha=0.15,
             linewidth=0,
             label=f"dense, with tolerance {guard.tolerance:g}",
         )
-        axes.axhline(guard.dense_level, color=_FAINT, linewidth=1, linestyle="--")
-    for name, colour in zip(names, _COLOURS, strict=False):
+        axes.axhline(guard.dense_level, color=FAINT, linewidth=1, linestyle="--")
+    for name, colour in zip(names, COLOURS, strict=False):
         points = [(e.step, e.logs[name]) for e in report.epochs if name in e.logs]
         steps, values = zip(*points, strict=True)
         axes.plot(
@@ -179,27 +146,27 @@ def _draw_sparsity(axes: Any, report: PruningReport) -> None:
         steps, shares, step="post", color=_SPARSITY, alpha=0.12, linewidth=0
     )
     if report.asked is not None:
-        axes.axhline(report.asked, color=_FAINT, linewidth=1, linestyle=":")
+        axes.axhline(report.asked, color=FAINT, linewidth=1, linestyle=":")
         axes.annotate(
             "asked for",
             (0, report.asked),
             xytext=(3, 3),
             textcoords="offset points",
             xycoords=("axes fraction", "data"),
-            color=_FAINT,
+            color=FAINT,
             va="bottom",
         )
     guard = report.guard
     if guard is not None and guard.rolled_back_to is not None:
         pairs = zip(report.history, report.history[1:], strict=False)
         for step in [step for (_, high), (step, low) in pairs if low < high]:
-            axes.axvline(step, color=_COLOURS[1], linewidth=1.2, linestyle="--")
+            axes.axvline(step, color=COLOURS[1], linewidth=1.2, linestyle="--")
             axes.annotate(
                 f"back to step {guard.rolled_back_to}",
                 (step, 0.0),
                 xytext=(-4, 4),
                 textcoords="offset points",
-                color=_COLOURS[1],
+                color=COLOURS[1],
                 ha="right",
                 va="bottom",
             )

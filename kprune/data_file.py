@@ -64,6 +64,22 @@ def read_training_data(source: str) -> TrainingData:
     return _of_pair(source, _called(source, _function(source, module, name)))
 
 
+def read_function(source: str) -> Callable[..., Any]:
+    """Returns the function that `"module:function"` names.
+
+    The module is looked for in the working folder first.
+
+    Raises:
+        ValueError: If there is none, or its module fails, with the traceback.
+    """
+    module, _, name = source.partition(":")
+    if not module or not name:
+        raise ValueError(
+            f"A function is named as 'module:function'. Received: {source!r}."
+        )
+    return _function(source, module, name)
+
+
 def read_inputs(path: Path) -> Any:
     """Returns the array of a `.npy` file, or the arrays of a `.npz` file by name.
 
@@ -193,7 +209,7 @@ def _is_data(part: Any) -> bool:
     return hasattr(part, "element_spec") or isinstance(part, keras.utils.PyDataset)
 
 
-def _function(source: str, module: str, name: str) -> Callable[[], Any]:
+def _function(source: str, module: str, name: str) -> Callable[..., Any]:
     here = os.getcwd()
     if here not in sys.path:  # And it stays: functions import while data are read.
         sys.path.insert(0, here)
@@ -207,8 +223,8 @@ def _function(source: str, module: str, name: str) -> Callable[[], Any]:
         near = module.removesuffix(".py")
         hint = f" Did you mean '{near}:{name}'?" if near != module else ""
         raise ValueError(
-            f"There is no module {missing!r} for --data {source!r}, in {here!r} or "
-            f"among what is installed.{hint}"
+            f"There is no module {missing!r} for {source!r}, in {here!r} or among "
+            f"what is installed.{hint}"
         ) from cause
     function = getattr(found, name, None)
     if not callable(function):

@@ -93,7 +93,7 @@ class AccuracyGuard(Config):
                 f"Received {self.mode!r}."
             )
         if self.mode == "auto":
-            object.__setattr__(self, "mode", _mode_of(self.monitor))
+            object.__setattr__(self, "mode", mode_of("AccuracyGuard", self.monitor))
 
     def better(self, value: float, other: float | None) -> float:
         """Returns the better one of two values; `other` may be missing."""
@@ -298,13 +298,18 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"AccuracyGuard: `{name}` must be finite. Received {value!r}.")
 
 
-def _mode_of(monitor: str) -> str:
+def mode_of(owner: str, monitor: str) -> str:
+    """Returns `"max"` if higher values of a metric are better, `"min"` if lower are.
+
+    Raises:
+        ValueError: If its name does not tell.
+    """
     name = monitor.lower()
     if any(word in name for word in _LOWER):
         return "min"
     if any(word in name for word in _HIGHER):
         return "max"
     raise ValueError(
-        f"AccuracyGuard: the name {monitor!r} does not tell whether higher or lower is "
+        f"{owner}: the name {monitor!r} does not tell whether higher or lower is "
         "better. Say mode='max' or mode='min'."
     )

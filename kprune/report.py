@@ -200,7 +200,7 @@ class PruningReport:
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # A loss that diverged is no JSON.
-        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+        return json.dumps(without_infinities(self.to_dict()), indent=2)
 
     def __str__(self) -> str:
         rows = [
@@ -710,7 +710,7 @@ class Report:
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # Infinity is no JSON; a relative difference to an output of zeros is infinite.
-        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+        return json.dumps(without_infinities(self.to_dict()), indent=2)
 
     def __str__(self) -> str:
         blocks = [
@@ -947,7 +947,7 @@ class SensitivityReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+        return json.dumps(without_infinities(self.to_dict()), indent=2)
 
     def __str__(self) -> str:
         rows = [
@@ -1042,7 +1042,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(_without_infinities(self.to_dict()), indent=2)
+        return json.dumps(without_infinities(self.to_dict()), indent=2)
 
     def __str__(self) -> str:
         blocks = [
@@ -1146,12 +1146,12 @@ def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _without_infinities(value: Any) -> Any:
+def without_infinities(value: Any) -> Any:
     """Returns plain values with numbers that JSON lacks replaced by their names."""
     if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
+        return {key: without_infinities(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_infinities(item) for item in value]
+        return [without_infinities(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

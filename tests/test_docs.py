@@ -1,11 +1,13 @@
 """The code in docs runs as it stands, and prunes."""
 
+import inspect
 import pathlib
 import re
 import types
 
 import keras
 import numpy as np
+import optuna
 import pytest
 
 import kprune
@@ -136,6 +138,27 @@ def test_the_code_of_the_page_on_recipes_runs(monkeypatch):
     assert model.compiled and len(recipe.stages) == 4
     kprune.Recipe(recipe.stages, names["exports"])
     assert len(names["Recipe"].from_yaml(names["text"]).stages) == 4
+
+
+def test_the_code_of_the_page_on_sensitivity_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen, parameters = [], inspect.signature(kprune.sweep).parameters
+
+    def noted(*args, **kwargs):
+        seen.append((args[0], kwargs))
+        return kprune.SweepReport({}, (), ())
+
+    # tests/test_sweep.py runs one; here are the arguments.
+    monkeypatch.setattr(kprune, "sweep", noted)
+    monkeypatch.setattr(kprune.SweepReport, "plot", lambda self, path: None)
+    monkeypatch.setattr(kprune.SweepReport, "best", ())
+    names = run("sensitivity.md", {})
+    assert set(names["allocation"]) == {"stem", "hidden", "head"}
+    assert (tmp_path / "sensitivity.png").exists()
+    ((space, rest),) = seen
+    assert set(rest) <= set(parameters)
+    trial = optuna.trial.FixedTrial({"sparsity": 0.7, "channels": "half"})
+    assert [type(s).__name__ for s in space(trial).stages] == ["Shrink", "Prune"]
 
 
 def test_the_data_on_the_page_on_the_command_line_can_be_trained_on(monkeypatch):
