@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from kprune import evidence
+from kprune.callbacks import PruningCallback
 from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
@@ -27,11 +28,12 @@ from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
+from kprune.inspection import inspect
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.report import RecipeReport, StageRow
-from kprune.recipe.stages import Prune, Stage, Taught, Train
+from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
 from kprune.recipe.written import snake
-from kprune.report import Report
+from kprune.report import EpochRecord, FitRecord, Refusal, Report, floats
 from kprune.transform import hold_zeros
 
 if TYPE_CHECKING:
@@ -57,6 +59,18 @@ class RecipeResult:
     model: keras.Model
     report: RecipeReport
     folder: Path
+
+
+class _Logs(keras.callbacks.Callback):
+    """Keeps what the logs have after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[EpochRecord] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        step = int(self.model.optimizer.iterations)
+        self.epochs.append(EpochRecord(epoch, step, floats(logs or {})))
 
 
 class Running:
@@ -105,12 +119,17 @@ class Running:
             self._recipe.save(self._folder / "recipe.yaml")
             self._save(self._model, given)
         rows: list[StageRow] = []
+        fits: list[FitRecord] = []
         path = teacher = given
         for number, stage in enumerate(stages, 1):
             made = self._kept(f"{number}_{snake(type(stage).__name__)}.keras")
             with _named(number, stage):
                 if not made.exists():
-                    self._save(self._trained(number, path, teacher, verbose), made)
+                    trained, fit = self._trained(number, path, teacher, verbose)
+                    text = json.dumps(dataclasses.asdict(fit), indent=1)
+                    write_together({_told(made): text.encode()})
+                    self._save(trained, made)
+                fits.append(FitRecord.from_dict(json.loads(_told(made).read_text())))
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
@@ -118,7 +137,7 @@ class Running:
                     rows += self._dense_rows(teacher)
                 rows += self._rows(number, stage, made)
         model = self._loaded(path)
-        report = RecipeReport(tuple(rows))
+        report = RecipeReport(tuple(rows), tuple(fits))
         write_together(
             {
                 self._folder / "model.keras": path.read_bytes(),
@@ -172,8 +191,10 @@ class Running:
 
     def _trained(
         self, number: int, path: Path, teacher: Path, verbose: Any
-    ) -> keras.Model:
+    ) -> tuple[keras.Model, FitRecord]:
         """Returns the model that a stage makes of the one before, which is in a file.
+
+        And what the fit has to tell.
 
         All models come from files, so that a run that goes on is like any other.
         """
@@ -187,7 +208,7 @@ class Running:
         if any(isinstance(each, Prune) for each in before):
             _hold(model)
         if not stage.epochs:
-            return model
+            return model, _record(stage, model)
         self._compile(model, stage)
         learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
@@ -197,7 +218,8 @@ class Running:
                 alpha=stage.alpha,
                 temperature=stage.temperature,
             )
-        given: dict[str, Any] = {"callbacks": stage.callbacks(self._data)}
+        callbacks, logs = stage.callbacks(self._data), _Logs()
+        given: dict[str, Any] = {"callbacks": [*callbacks, logs]}
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
@@ -207,7 +229,7 @@ class Running:
             # Keras shuffles no tf.data, and warns that it does not unless told so.
             given["shuffle"] = isinstance(x, keras.utils.PyDataset)
         learner.fit(x, epochs=stage.epochs, verbose=verbose, **given)
-        return model
+        return model, _record(stage, model, callbacks, logs.epochs)
 
     def _compile(self, model: keras.Model, stage: Stage | None = None) -> None:
         """Compiles a model as the given one, with an optimizer for a stage."""
@@ -281,6 +303,9 @@ class Running:
         metrics = self._file_metrics(model, file)
         if item.encode and not dense:  # What LiteRT cannot run, with the same results.
             report = self._exported(model, file, item, last=last, encode=True)
+        # Not with kprune: who imports it gets nothing else.
+        from kprune_machine import machine
+
         x, y, weight = self._held_out
         row = StageRow(
             stage=name,
@@ -288,7 +313,7 @@ class Running:
             quantization=report.quantization,
             path=str(file.relative_to(self._folder)),
             metrics=metrics,
-            keras_metrics=_floats(
+            keras_metrics=floats(
                 model.evaluate(x, y, sample_weight=weight, return_dict=True, verbose=0)
             ),
             size=report.size,
@@ -296,6 +321,7 @@ class Running:
             parameters=report.parameters,
             nonzero_parameters=report.nonzero_parameters,
             latency=() if dense else self._latency(file, item),
+            machine=machine(),
         )
         text = json.dumps(dataclasses.asdict(row), indent=1)
         write_together({note: text.encode()})
@@ -352,7 +378,7 @@ class Running:
         same = keras.tree.pack_sequence_as(structure, ends)
         judge = keras.Model(same, same)
         self._compile(judge)
-        return _floats(
+        return floats(
             judge.evaluate(packed, y, sample_weight=weight, return_dict=True, verbose=0)
         )
 
@@ -453,8 +479,34 @@ def _hold(model: keras.Model) -> None:
         hold_zeros(model)
 
 
-def _floats(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+def _told(model: Path) -> Path:
+    """Returns where the record of the fit is that made a model's file."""
+    return model.with_name(f"{model.stem}_fit.json")
+
+
+def _record(
+    stage: Stage,
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    epochs: Sequence[EpochRecord] = (),
+) -> FitRecord:
+    """Returns what is to be told of a fit, or of a stage without one."""
+    reports = [c.report for c in callbacks if isinstance(c, PruningCallback)]
+    refusals = [Refusal(s.path, 0, s.reason) for r in reports for s in r.skipped]
+    if isinstance(stage, Shrink):
+        refusals += model.shrink_report.plan.refusals
+    elif isinstance(stage, QuantizeAware):
+        floating = model.quantization_report.floats
+        refusals += [Refusal(layer.name, 0, layer.reason) for layer in floating]
+    masks = [pair for report in reports for pair in report.history]
+    return FitRecord(
+        name=snake(type(stage).__name__),
+        steps=epochs[-1].step if epochs else 0,
+        epochs=tuple(epochs),
+        sparsity=tuple(masks) or ((0, inspect(model).sparsity),),
+        refusals=tuple(refusals),
+        notices=tuple(text for report in reports for text in report.notices),
+    )
 
 
 @contextlib.contextmanager
