@@ -12,13 +12,12 @@ from kprune.export import tflite
 from kprune.export.encoding import DECODE
 from kprune.report import FileSize
 
-GRAPH = "graph"
 SECTIONS = (
-    GRAPH,
     "weights",
     "sparsity metadata",
     "biases and constants",
     "quantisation",
+    "graph",
     "metadata",
     "appended files",
 )
@@ -46,10 +45,11 @@ def sections(data: bytes) -> dict[str, FileSize]:
     """
     file = tflite.parse(data)  # It checks what the generated code trusts.
     bytes_of = np.frombuffer(data, np.uint8)
-    owner = np.zeros(len(data), np.uint8)
+    graph = SECTIONS.index("graph")
+    owner = np.full(len(data), graph, np.uint8)
     for name, start, length in _places(file, data):
         part = owner[start : start + length]
-        part[part == 0] = SECTIONS.index(name)  # What is shared counts once.
+        part[part == graph] = SECTIONS.index(name)  # What is shared counts once.
     sizes = {
         name: FileSize.of(bytes_of[owner == number].tobytes())
         for number, name in enumerate(SECTIONS)

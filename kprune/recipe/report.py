@@ -35,6 +35,7 @@ class StageRow:
         nonzero_parameters: Those that are not zero.
         latency: Its times beside the dense float32 file's, in each runtime that can run
             both; empty if not measured.
+        notes: What else is to be known of the file, in sentences.
         machine: What it was measured on, as `kprune_machine.machine` has it; two
             rows that differ in it alone are equal.
     """
@@ -50,6 +51,7 @@ class StageRow:
     parameters: int
     nonzero_parameters: int
     latency: tuple[Latency, ...] = ()
+    notes: tuple[str, ...] = ()
     machine: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -63,6 +65,7 @@ class StageRow:
         given = {
             "size": FileSize(**values["size"]),
             "latency": tuple(Latency(**item) for item in values["latency"]),
+            "notes": tuple(values["notes"]),
             "metrics": floats(values["metrics"]),
             "keras_metrics": floats(values["keras_metrics"]),
         }

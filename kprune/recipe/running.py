@@ -30,6 +30,7 @@ from kprune.export.samples import collect
 from kprune.export.targets import Target
 from kprune.inspection import inspect
 from kprune.rebuild import graph_of, has_graph
+from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
 from kprune.recipe.written import snake
@@ -144,6 +145,7 @@ class Running:
                 self._folder / "report.json": report.to_json().encode(),
             }
         )
+        of_run(self._recipe, report, self._folder).save(self._folder / "report.html")
         return RecipeResult(model, report, self._folder)
 
     def _kept(self, name: str) -> Path:
@@ -321,6 +323,7 @@ class Running:
             parameters=report.parameters,
             nonzero_parameters=report.nonzero_parameters,
             latency=() if dense else self._latency(file, item),
+            notes=report.notes,
             machine=machine(),
         )
         text = json.dumps(dataclasses.asdict(row), indent=1)

@@ -1,6 +1,5 @@
 """Pages of plans and reports: whole, self-contained, and names are never markup."""
 
-import builtins
 import html.parser
 import json
 
@@ -106,16 +105,3 @@ def test_only_the_page_of_a_report_has_a_proof(report):
     page = Page(report.to_html())
     assert f"{report.proof[1:]}." in page.text and report.optimizer in page.text
     assert "Proof" not in Page(report.plan.to_html()).text
-
-
-def test_a_missing_jinja_is_said_with_what_to_do(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "jinja2":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="pip install jinja2"):
-        plan().to_html()
