@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ import keras
 import numpy as np
 
 from kprune import evidence
-from kprune.callbacks import PruningCallback
 from kprune.distillation import distill
 from kprune.export import export
 from kprune.export.bench import bench
@@ -28,13 +27,13 @@ from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
-from kprune.inspection import inspect
+from kprune.page.fits import record
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
 from kprune.recipe.written import snake
-from kprune.report import EpochRecord, FitRecord, Refusal, Report, floats
+from kprune.report import FitRecord, Refusal, Report, floats
 from kprune.transform import hold_zeros
 
 if TYPE_CHECKING:
@@ -60,18 +59,6 @@ class RecipeResult:
     model: keras.Model
     report: RecipeReport
     folder: Path
-
-
-class _Logs(keras.callbacks.Callback):
-    """Keeps what the logs have after each epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.epochs: list[EpochRecord] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        step = int(self.model.optimizer.iterations)
-        self.epochs.append(EpochRecord(epoch, step, floats(logs or {})))
 
 
 class Running:
@@ -209,8 +196,9 @@ class Running:
         model = stage.begin(model, self._data, self._inputs)
         if any(isinstance(each, Prune) for each in before):
             _hold(model)
+        name, refused = snake(type(stage).__name__), _refused(stage, model)
         if not stage.epochs:
-            return model, _record(stage, model)
+            return model, record(name, model, refusals=refused)
         self._compile(model, stage)
         learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
@@ -220,8 +208,8 @@ class Running:
                 alpha=stage.alpha,
                 temperature=stage.temperature,
             )
-        callbacks, logs = stage.callbacks(self._data), _Logs()
-        given: dict[str, Any] = {"callbacks": [*callbacks, logs]}
+        callbacks = stage.callbacks(self._data)
+        given: dict[str, Any] = {"callbacks": callbacks}
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
@@ -230,8 +218,9 @@ class Running:
             x = self._data
             # Keras shuffles no tf.data, and warns that it does not unless told so.
             given["shuffle"] = isinstance(x, keras.utils.PyDataset)
-        learner.fit(x, epochs=stage.epochs, verbose=verbose, **given)
-        return model, _record(stage, model, callbacks, logs.epochs)
+        history = learner.fit(x, epochs=stage.epochs, verbose=verbose, **given).history
+        steps = int(learner.optimizer.iterations)
+        return model, record(name, model, history, steps, callbacks, refused)
 
     def _compile(self, model: keras.Model, stage: Stage | None = None) -> None:
         """Compiles a model as the given one, with an optimizer for a stage."""
@@ -487,29 +476,14 @@ def _told(model: Path) -> Path:
     return model.with_name(f"{model.stem}_fit.json")
 
 
-def _record(
-    stage: Stage,
-    model: keras.Model,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    epochs: Sequence[EpochRecord] = (),
-) -> FitRecord:
-    """Returns what is to be told of a fit, or of a stage without one."""
-    reports = [c.report for c in callbacks if isinstance(c, PruningCallback)]
-    refusals = [Refusal(s.path, 0, s.reason) for r in reports for s in r.skipped]
+def _refused(stage: Stage, model: keras.Model) -> list[Refusal]:
+    """Returns what a stage did not do to its model, and why."""
     if isinstance(stage, Shrink):
-        refusals += model.shrink_report.plan.refusals
-    elif isinstance(stage, QuantizeAware):
-        floating = model.quantization_report.floats
-        refusals += [Refusal(layer.name, 0, layer.reason) for layer in floating]
-    masks = [pair for report in reports for pair in report.history]
-    return FitRecord(
-        name=snake(type(stage).__name__),
-        steps=epochs[-1].step if epochs else 0,
-        epochs=tuple(epochs),
-        sparsity=tuple(masks) or ((0, inspect(model).sparsity),),
-        refusals=tuple(refusals),
-        notices=tuple(text for report in reports for text in report.notices),
-    )
+        return list(model.shrink_report.plan.refusals)
+    if isinstance(stage, QuantizeAware):
+        layers = model.quantization_report.floats
+        return [Refusal(layer.name, 0, layer.reason) for layer in layers]
+    return []
 
 
 @contextlib.contextmanager
