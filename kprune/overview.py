@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kprune.export.files import read_tflite
+from kprune.export.latency import DENSE
 from kprune.export.sections import sections
 from kprune.foreign import received
 from kprune.inspection import inspect
@@ -131,9 +132,7 @@ def _file(
 
 def _of_report(report: Report) -> _Part:
     data = read_tflite("report.path", report.path)
-    dense = FileFacts(
-        "dense", "", report.target, "none", {}, report.dense_size, {}, None
-    )
+    dense = FileFacts(DENSE, "", report.target, "none", {}, report.dense_size, {}, None)
     file = FileFacts(
         name=Path(report.path).name,
         path=report.path,

@@ -45,8 +45,8 @@ def example():
     before |= {"stage2/a_rather_long_name/of_a_conv": weight(16, 64, 0, 2)}
     after = {NAME: weight(1, 13, 0.4, 0), "stage1/conv": weight(13, 20, 0.8, 1)}
     times = (
-        Latency("LiteRT, 1 thread", "dense", 1.23, 0.41, 3.0, 2.9, 3.1, 40),
-        Latency("TensorFlow Lite Micro, reference", "d", 9.1, 2.8, 3.2, 3.1, 3.3, 9),
+        Latency("LiteRT, 1 thread", "dense float32", 1.23, 0.41, 3.0, 2.9, 3.1, 40),
+        Latency("TensorFlow Lite Micro, r.", "other", 9.1, 2.8, 3.2, 3.1, 3.3, 9),
     )
     ramp = ((0, 0.0), (20, 0.5), (40, 0.7), (60, 0.8))
     refused = (
@@ -60,8 +60,8 @@ def example():
         compared=("dense", "after prune"),
         layers=weights.compared(before, after),
         files=(
-            file("dense", "microcontroller", 312464, 0.9123, 0.0, (), "none"),
-            file("dense", "android", 319128, 0.9123, 0.0, (), "none"),
+            file("dense float32", "microcontroller", 312464, 0.9123, 0.0, (), "none"),
+            file("dense float32", "android", 319128, 0.9123, 0.0, (), "none"),
             file("1 train", "microcontroller", 94000, 0.9121, 0.0),
             file("1 train", "android", 98000, 0.9121, 0.0),
             file("2 prune", "microcontroller", 24000, 0.9056, 0.8, times),

@@ -111,7 +111,7 @@ def _headline(files: Sequence[FileFacts], metric: str | None) -> list[Any]:
         found.append(("zeros", *zeros, "of all weights"))
     if first.arena is not None and last.arena is not None:
         found.append(("working memory, bytes", *_pair(first.arena, last.arena)))
-    for item in last.latency:
+    for item in (item for item in last.latency if item.baseline == first.name):
         pair = f"{item.baseline_ms:.3g} ms", f"{item.file_ms:.3g} ms"
         words = f"{item.ratio:.2f} times as fast"
         found.append((f"time, {item.runtime.partition(',')[0]}", *pair, words))
@@ -119,6 +119,8 @@ def _headline(files: Sequence[FileFacts], metric: str | None) -> list[Any]:
 
 
 def _pair(before: int, after: int) -> tuple[str, str, str]:
+    if after > before:
+        return f"{before:,}", f"{after:,}", f"{after / max(1, before):.1f} times larger"
     return f"{before:,}", f"{after:,}", f"{before / max(1, after):.1f} times smaller"
 
 

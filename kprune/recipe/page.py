@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kprune.export.latency import DENSE
 from kprune.export.sections import sections
 from kprune.model_file import load_model
 from kprune.page import weights
@@ -66,7 +67,7 @@ def of_run(recipe: "Recipe", report: RecipeReport, folder: Path) -> Overview:
     )
     targets = len(recipe.export)
     files = tuple(
-        _file(row, "dense" if place < targets else names[place // targets], folder)
+        _file(row, DENSE if place < targets else names[place // targets], folder)
         for place, row in enumerate(report.rows)
     )
     about = recipe.data or "A recipe"
@@ -104,5 +105,5 @@ def _file(row: StageRow, name: str, folder: Path) -> FileFacts:
         sections=sections((folder / row.path).read_bytes()),
         sparsity=row.sparsity,
         arena=row.arena,
-        latency=row.latency,
+        latency=tuple(dataclasses.replace(t, baseline=DENSE) for t in row.latency),
     )
