@@ -1,4 +1,4 @@
-"""Overviews: what their pages hold, in which colours, and what a browser makes of it."""
+"""Overviews: what pages hold, in which colours, and what a browser makes of them."""
 
 import html
 import itertools
