@@ -4,10 +4,18 @@ python -m benchmarks.picture    # writes docs/overview.png and docs/shrink.png
 
 The first is from the results of the accuracy benchmarks, the second is a plan for the
 residual network of MLPerf Tiny.
+
+kprune demo
+python -m benchmarks.picture --page kprune-demo/report.html    # writes docs/report.png
+
+That is the top of the demo's page, as Chromium shows it.
 """
 
+import argparse
 import dataclasses
 import json
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +24,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 PICTURE = HERE.parent / "docs" / "overview.png"
 PLAN = HERE.parent / "docs" / "shrink.png"
+PAGE = HERE.parent / "docs" / "report.png"
 
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
@@ -101,8 +110,29 @@ def draw_plan() -> None:
     print(f"wrote {PLAN}")
 
 
+def take(page: Path) -> None:
+    """Takes a picture of a page's top, in light colours."""
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--hide-scrollbars"),
+                *("--window-size=900,1010", "--blink-settings=preferredColorScheme=1"),
+                *(f"--user-data-dir={profile}", f"--screenshot={PAGE}"),
+                page.resolve().as_uri(),
+            ],
+            check=True,
+        )
+    print(f"wrote {PAGE}")
+
+
 def main() -> None:
     """Draws and writes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--page", type=Path, help="take a picture of this page instead")
+    page = parser.parse_args().page
+    if page is not None:
+        take(page)
+        return
     ours = rows("accuracy_cnn")
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(1.1, 1)
