@@ -153,6 +153,41 @@ def compare(
 
 
 @app.command(
+    epilog="Examples:  [bold]kprune report model-pruned[/bold]  |  "
+    "[bold]kprune report dense.keras pruned.keras pruned.tflite[/bold]"
+)
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The folder that [bold]kprune prune[/bold] wrote, alone; or .keras "
+            "files, before and after, and .tflite files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path(
+        "report.html"
+    ),
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of writing a page.")
+    ] = False,
+) -> None:
+    """Write one page on a model: before and after, files, times, what was refused.
+
+    The page needs nothing but itself; its data are in it, as JSON.
+    """
+    with _refusals():
+        with _loading():
+            import kprune
+            from kprune.export.files import check_path
+        out = check_path(out, ".html")
+        with _progress_console().status("Reading and counting"):
+            found = kprune.overview(*sources)
+        if not json:
+            found.save(out)
+    typer.echo(found.to_json() if json else f"Written: {out}")
+
+
+@app.command(
     epilog="Examples:  [bold]kprune advise model.keras[/bold]  |  "
     "[bold]kprune advise model.keras --target ethos-u85-256 --sparsity 0.5[/bold]"
 )
@@ -293,7 +328,10 @@ def prune(
                     verbose=2 if _is_plain() else 1,
                 )
     typer.echo(
-        result.report.to_json() if json else f"{result.report}\n\nWritten to {folder}"
+        result.report.to_json()
+        if json
+        else f"{result.report}\n\nAs a page: {folder / 'report.html'}\n"
+        f"Written to {folder}"
     )
 
 
@@ -715,6 +753,10 @@ def export(
             "the header (microcontrollers)."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="An .html file to write the report to, as a page."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a model, run the file on the device's runtime, and report.
@@ -725,10 +767,13 @@ def export(
         with _loading():
             import kprune
             from kprune.data_file import read_inputs
+            from kprune.export.files import check_path
             from kprune.model_file import load_model
+        html = None if html is None else check_path(html, ".html")
         with _progress_console().status("Converting, running and measuring"):
+            given = load_model(model)
             report = kprune.export(
-                load_model(model),
+                given,
                 out,
                 target,
                 quantization,
@@ -745,6 +790,8 @@ def export(
                 arena=arena,
                 labels=labels,
             )
+            if html is not None:
+                kprune.overview(given, report).save(html)
     typer.echo(report.to_json() if json else str(report))
 
 

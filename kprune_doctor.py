@@ -19,7 +19,7 @@ EXTRAS: Mapping[str, str] = {
     "micro": "running, proving and timing files for microcontrollers",
     "ethos": "files for Ethos-U NPUs, compiled with Vela",
     "int4": "quantization int4, for android",
-    "report": "plots, and reports as pages",
+    "report": "plots, and pictures of plans to shrink",
     "search": "kprune.sweep, which searches over recipes",
     "tfmot": "reading files that tfmot pruned, and proving the result",
 }

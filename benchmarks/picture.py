@@ -5,14 +5,22 @@
 Each picture but that plan, which is one for the residual network of MLPerf Tiny, is
 drawn from results: it bears a digest of what it shows, by which `python -m
 benchmarks.tables` finds out that it is no longer up to date. Matplotlib draws other
-pixels with other fonts, so that pixels are not compared. This module changes when
+pixels with other fonts, so that pixels are not compared.
+
+    kprune demo
+    python -m benchmarks.picture --page kprune-demo/report.html    # docs/report.png
+
+That is the top of the demo's page, as Chromium shows it. This module changes when
 something else is to be drawn.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
 import statistics
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +30,7 @@ from benchmarks import comparison
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PLAN = DOCS / "shrink.png"
+PAGE = DOCS / "report.png"
 KIB = 1 / 1024
 
 # Colours that readers with any colour vision tell apart (Okabe and Ito, 2008).
@@ -260,8 +269,31 @@ def draw_plan() -> None:
     print(f"wrote {PLAN}")
 
 
+def take(page: Path) -> None:
+    """Takes a picture of a page's top, in light colours."""
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--hide-scrollbars"),
+                *("--window-size=900,1010", "--blink-settings=preferredColorScheme=1"),
+                *(f"--user-data-dir={profile}", f"--screenshot={PAGE}"),
+                page.resolve().as_uri(),
+            ],
+            check=True,
+        )
+    print(f"wrote {PAGE}")
+
+
 def main() -> None:
     """Draws and writes the pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", type=Path, help="take a picture of this page instead")
+    page = parser.parse_args().page
+    if page is not None:
+        take(page)
+        return
     for picture in PICTURES:
         if picture.facts():
             picture.write()

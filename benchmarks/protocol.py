@@ -7,30 +7,15 @@ imports Keras: the peers run in another environment.
 """
 
 import argparse
-import datetime
 import gc
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "kprune",
-    "keras",
-    "tf_keras",
-    "tensorflow",
-    "tensorflow-model-optimization",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tflite-micro",
-    "ethos-u-vela",
-    "numpy",
-)
+from kprune_machine import machine
 
 
 def options(docstring: str | None, **defaults: int) -> argparse.Namespace:
@@ -132,32 +117,3 @@ def written(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `write` wrote before, for scripts that go on; {} if nothing."""
     there = args.out is not None and args.out.exists()
     return json.loads(args.out.read_text()) if there else {}
-
-
-def machine() -> dict[str, Any]:
-    """Returns what the numbers depend on: processor, load, versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        for entry in Path("/proc/cpuinfo").read_text().splitlines():
-            if entry.startswith("model name"):
-                return entry.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

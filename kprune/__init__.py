@@ -46,6 +46,7 @@ from kprune.histograms import Shard, sharded_masks
 from kprune.inspection import Inspection, inspect
 from kprune.layers import Pruned
 from kprune.notices import PruningWarning
+from kprune.overview import Overview, overview
 from kprune.plan import Plan, Rule
 from kprune.preparation import PrepareReport, prepare
 from kprune.prunable import register_prunable
@@ -115,6 +116,7 @@ __all__ = [
     "Magnitude",
     "Movement",
     "NofM",
+    "Overview",
     "PiecewiseSparsity",
     "Plan",
     "PolynomialDecay",
@@ -157,6 +159,7 @@ __all__ = [
     "export",
     "hold_zeros",
     "inspect",
+    "overview",
     "plan_shrink",
     "plot_fit",
     "prepare",

@@ -26,9 +26,14 @@ from kprune.export.files import write_together
 from kprune.export.latency import LITERT, summarise
 from kprune.export.litert import Session, times
 from kprune.export.samples import Samples
+from kprune.export.sections import sections
 from kprune.inspection import inspect
-from kprune.report import FileSize, Latency, Report
+from kprune.page import weights
+from kprune.page.facts import FileFacts, Overview
+from kprune.page.fits import record
+from kprune.report import FileSize, FitRecord, Latency, Report
 from kprune.transform import strip
+from kprune_machine import machine
 
 _LEARNING_RATE = 1e-3
 
@@ -246,17 +251,29 @@ def run(
         f"Trained for {len(first)} epochs; from there on for {len(second)} more, once "
         f"dense and once pruned to sparsity {sparsity:g}."
     )
-    _train(dense, data, task, listener, "train dense", first)
+    fits = [_train(dense, data, task, listener, "train dense", first)]
     pruned = task.network(data.x_train.shape[1:])
     pruned.set_weights(dense.get_weights())
     _train(dense, data, task, listener, "stay dense", second)
-    _train(pruned, data, task, listener, "prune", second, PruningCallback(sparsity))
+    pruning = PruningCallback(sparsity)
+    fits.append(_train(pruned, data, task, listener, "prune", second, pruning))
     pruned = strip(pruned)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows, decoding, notes = _files(folder, dense, pruned, data, listener)
         pruned.save(folder / "pruned.keras")
+        Overview(
+            title=f"kprune demo: {task.title}",
+            about=f"A small network: {epochs} epochs, and in the last {len(second)} of "
+            f"them pruned to sparsity {sparsity:g}; beside it the same one, dense.",
+            compared=("dense", "pruned"),
+            layers=weights.compared(weights.of_model(dense), weights.of_model(pruned)),
+            files=tuple(_facts(row, folder, decoding) for row in rows),
+            fits=tuple(fits),
+            notes=notes,
+            machines=(machine(),),
+        ).save(folder / "report.html")
         names = sorted(path.name for path in folder.iterdir())
         result = Result(
             dataset=dataset,
@@ -371,7 +388,7 @@ def _train(
     stage: str,
     epochs: range,
     *callbacks: keras.callbacks.Callback,
-) -> None:
+) -> FitRecord:
     """Trains for some epochs with a fresh Adam; the last ones take its rate to zero."""
     rate: Any = _LEARNING_RATE
     if epochs.start > 0:
@@ -382,14 +399,15 @@ def _train(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    model.fit(
+    history = model.fit(
         data.x_train,
         data.y_train,
         batch_size=task.batch_size,
         epochs=len(epochs),
         verbose=0,
         callbacks=[*callbacks, _Progress(listener, stage, epochs.start)],
-    )
+    ).history
+    return record(stage, model, history, int(model.optimizer.iterations), callbacks)
 
 
 def _file_name(row: str) -> str:
@@ -478,6 +496,23 @@ def _files(
             )
     listener.progress(stage, stages, stages, f"{len(rows)} files")
     return rows, decoding, last.notes
+
+
+def _facts(row: Row, folder: Path, decoding: Latency | None) -> FileFacts:
+    """Returns a row for the page; what LiteRT cannot run has the time of decoding."""
+    latency = decoding if row.latency is None else row.latency
+    return FileFacts(
+        name=row.name,
+        path=row.path,
+        target="",
+        quantization="none" if row.name in (DENSE, PRUNED) else "int8",
+        metrics={"accuracy": row.accuracy},
+        size=row.size,
+        sections=sections((folder / row.path).read_bytes()),
+        sparsity=row.sparsity,
+        arena=row.arena,
+        latency=() if latency is None else (latency,),
+    )
 
 
 def _accuracy(session: Session, data: Data) -> float:

@@ -84,6 +84,8 @@ def show(result: demo.Result, console: Console) -> None:
     for file in result.files:
         say(f"  {file}")
     say()
+    page = next(file for file in result.files if file.endswith(".html"))
+    say(f"As a page:      open {page} in a browser")
     say(f"See inside:     kprune inspect {result.rows[-1].path}")
     say(
         "Your own model: model.fit(..., callbacks=["

@@ -9,7 +9,7 @@ import dataclasses
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -420,6 +420,42 @@ class Refusal:
     name: str
     size: int
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FitRecord:
+    """One fit of several that a model went through.
+
+    Args:
+        name: What the fit was for.
+        steps: How many the optimizer took.
+        epochs: The logs of each epoch.
+        sparsity: Pairs of a step and the share of zeros, in [0, 1], from then on: while
+            masks are made, of what they are made for, and else of all kernels.
+        refusals: What was to be pruned, removed or quantised and was not, and why.
+        notices: What the user was warned of.
+    """
+
+    name: str
+    steps: int
+    epochs: tuple[EpochRecord, ...]
+    sparsity: tuple[tuple[int, float], ...]
+    refusals: tuple[Refusal, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FitRecord":
+        """Returns the record that `dataclasses.asdict` described."""
+        given = {
+            "epochs": tuple(
+                EpochRecord(item["epoch"], item["step"], floats(item["logs"]))
+                for item in values["epochs"]
+            ),
+            "sparsity": tuple((step, share) for step, share in values["sparsity"]),
+            "refusals": tuple(Refusal(**item) for item in values["refusals"]),
+            "notices": tuple(values["notices"]),
+        }
+        return cls(**{**values, **given})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1144,6 +1180,11 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def floats(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns numbers by name, those by their names too that JSON lacks."""
+    return {name: float(value) for name, value in values.items()}
 
 
 def without_infinities(value: Any) -> Any:

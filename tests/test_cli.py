@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from models import sequential
+from pages import Page
 from typer.testing import CliRunner
 
 import kprune_cli
@@ -105,7 +106,9 @@ def test_inspect_prints_json(saved):
 
 def test_export_reports_what_it_wrote(saved, tmp_path):
     out = tmp_path / "model.tflite"
-    result = run("export", saved, out, "--no-benchmark")
+    page = tmp_path / "page.html"
+    result = run("export", saved, out, "--no-benchmark", "--html", page)
+    assert out.name in Page(page.read_text()).text
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(f"{out}: target android (LiteRT)")
     assert out.stat().st_size > 1000
@@ -361,6 +364,20 @@ def test_channels_are_removed_and_the_plan_is_shown_first(saved, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "masked and smaller model differ by at most" in result.stdout
     assert keras.models.load_model(out).count_params() < before.count_params()
+
+
+def test_a_report_is_a_page(saved, converted, tmp_path):
+    out = tmp_path / "page.html"
+    result = run("report", saved, converted, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"Written: {out}\n"
+    data = json.loads(Page(out.read_text()).data)
+    assert data["title"] == converted.name and len(data["files"]) == 2
+    printed = json.loads(run("report", saved, converted, "--json").stdout)
+    assert printed | {"machines": []} == data | {"machines": []}
+    assert refused(run("report", tmp_path), "holds no run of a recipe")
+    assert refused(run("report", saved, "--out", "page.pdf"), "a '.html' file")
+    assert refused(run("report", "no.tflite"), "no file 'no.tflite'")
 
 
 @pytest.mark.parametrize(

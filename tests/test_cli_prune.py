@@ -52,7 +52,7 @@ def test_a_model_is_pruned_with_data_from_a_file(here):
     result = prune(*QUICK, "--sparsity", 0.5, "--out", "out")
     assert result.exit_code == 0, result.stderr
     assert "4 of its 40 samples, drawn by lot, are kept" in result.stderr
-    assert result.stdout.endswith("Written to out\n")
+    assert result.stdout.endswith("As a page: out/report.html\nWritten to out\n")
     kernels = [
         weight.numpy()
         for weight in keras.saving.load_model("out/model.keras").weights

@@ -119,6 +119,13 @@ def test_the_code_of_the_page_on_tfmot_runs():
     assert shares["own_schedule"] == pytest.approx([0.4, 0.4], abs=2e-3)
 
 
+def test_the_code_of_the_page_on_reports_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = run("report.md", {})
+    assert [layer["after"]["channels"] for layer in names["data"]["layers"]] == [16, 4]
+    assert names["data"]["files"][1]["path"] == "small.tflite"
+
+
 def test_the_code_of_the_page_on_recipes_runs(monkeypatch):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 28, 28)), rng.integers(0, 10, 64)

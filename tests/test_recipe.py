@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jsonschema
 import keras
 import models
 import numpy as np
@@ -10,10 +11,20 @@ import pytest
 import settings
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import Page
 
 import kprune
 from kprune.compat.tfmot.schedules import Called
-from kprune.recipe import Export, Prune, QuantizeAware, Recipe, Shrink, Train
+from kprune.page.facts import SCHEMA
+from kprune.recipe import (
+    Export,
+    Prune,
+    QuantizeAware,
+    Recipe,
+    RecipeReport,
+    Shrink,
+    Train,
+)
 
 NO_TEXT = (kprune.SparsityFunction, Called)
 BOARD = {"name": "board", "like": "microcontroller", "flash": 262144}
@@ -341,6 +352,38 @@ def tf_data(data):
     return tf.data.Dataset.from_tensor_slices(data).batch(16)
 
 
+def check_overview(out, result):
+    """Looks at the page of a run that trained, shrank, pruned and trained for int8."""
+    found = kprune.overview(out)
+    data = json.loads(Page((out / "report.html").read_text()).data)
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
+    assert data == json.loads(found.to_json())
+    assert RecipeReport.from_dict(json.loads(result.report.to_json())) == result.report
+    assert [fit.name for fit in found.fits] == [
+        "1 train",
+        "2 shrink",
+        "3 prune",
+        "4 quantize_aware",
+    ]
+    assert all(fit.steps == fit.epochs[-1].step == 6 for fit in found.fits)
+    pruned = [fit.sparsity[-1][1] for fit in found.fits]
+    assert pruned[:2] == [0.0, 0.0] and min(pruned[2:]) == pytest.approx(0.5, abs=0.02)
+    refused = [item.reason for fit in found.fits for item in fit.refusals]
+    assert any("it is an output of the model" in reason for reason in refused)
+    assert found.compared == ("dense", "after prune")
+    widths = [(layer.before.channels, layer.after.channels) for layer in found.layers]
+    assert widths[0][1] < widths[0][0] and widths[-1][1] == widths[-1][0]
+    assert found.recipe == (out / "recipe.yaml").read_text()
+    assert found.machines[0]["versions"]["keras"] == keras.__version__
+    assert all(file.sections["weights"].raw < file.size.raw for file in found.files)
+    assert found.files[-1].metrics == result.report.rows[-1].metrics
+
+
+def told(overview):
+    """Returns what an overview tells beside the machine."""
+    return overview.to_dict() | {"machines": ()}
+
+
 @pytest.mark.slow
 def test_the_whole_road(tmp_path, data):
     """On a data set, with a model that is not changed; then again from its middle."""
@@ -375,6 +418,7 @@ def test_the_whole_road(tmp_path, data):
     assert Recipe.load(out / "recipe.yaml") == recipe
     assert (out / "microcontroller.tflite").stat().st_size == sizes[-1]
     assert (out / "microcontroller.cc").exists()
+    check_overview(out, result)
 
     again = tmp_path / "again"
     shutil.copytree(out, again)
@@ -385,6 +429,7 @@ def test_the_whole_road(tmp_path, data):
             file.unlink()
     resumed = recipe.run(model, data, tf_data(data), again, benchmark=False, verbose=0)
     assert resumed.report == result.report
+    assert told(kprune.overview(again)) == told(kprune.overview(out))
     for one, other in zip(
         result.model.get_weights(), resumed.model.get_weights(), strict=True
     ):

@@ -27,13 +27,14 @@ import pquant  # noqa: E402
 from pquant.core.keras.layers import PQDense  # noqa: E402
 from pquant.core.keras.train import PQuantCallback  # noqa: E402
 
-from benchmarks import comparison, fashion_mnist, protocol  # noqa: E402
+import kprune_machine  # noqa: E402
+from benchmarks import comparison, fashion_mnist  # noqa: E402
 from benchmarks.comparison import NETWORKS, MethodRun  # noqa: E402
 from benchmarks.fashion_mnist import Trainer  # noqa: E402
 
 SUITES = {"lenet": comparison.suites((comparison.PQUANT,))["lenet"]}
 # Versions that the results hold.
-protocol.PACKAGES = ("pquant-ml", "keras", "tensorflow", "numpy")
+kprune_machine.PACKAGES = ("pquant-ml", "keras", "tensorflow", "numpy")
 
 
 class Callback(PQuantCallback):

@@ -26,7 +26,8 @@ import torch
 import torch_pruning
 from torch import nn
 
-from benchmarks import fashion_mnist, protocol
+import kprune_machine
+from benchmarks import fashion_mnist
 from benchmarks.fashion_mnist import (
     BATCH_SIZE,
     QUICK_TEST,
@@ -49,7 +50,7 @@ SUITES = {
     ),
 }
 # Versions that the results hold.
-protocol.PACKAGES = ("torch", "torch-pruning", "numpy")
+kprune_machine.PACKAGES = ("torch", "torch-pruning", "numpy")
 
 
 class Convolution(nn.Sequential):

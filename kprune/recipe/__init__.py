@@ -219,9 +219,10 @@ class Recipe(Config):
 
         What can be checked is checked before training begins: data, stages and targets
         on the given model, which is exported once for that. In the folder come to be
-        `recipe.yaml`, `model.keras`, `report.json` and for each target `TARGET.tflite`
-        with its sources; and in `stages` the model and the files of each stage. A run
-        that was interrupted goes on with the first stage that is not there.
+        `recipe.yaml`, `model.keras`, `report.json`, the page `report.html` and for each
+        target `TARGET.tflite` with its sources; and in `stages` the model and the files
+        of each stage. A run that was interrupted goes on with the first stage that is
+        not there.
 
         Args:
             model: A built, compiled Sequential or Functional model. It is left as it

@@ -7,7 +7,14 @@ import dataclasses
 import json
 from typing import Any
 
-from kprune.report import FileSize, Latency, table
+from kprune.report import (
+    FileSize,
+    FitRecord,
+    Latency,
+    floats,
+    table,
+    without_infinities,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +35,9 @@ class StageRow:
         nonzero_parameters: Those that are not zero.
         latency: Its times beside the dense float32 file's, in each runtime that can run
             both; empty if not measured.
+        notes: What else is to be known of the file, in sentences.
+        machine: What it was measured on, as `kprune_machine.machine` has it; two
+            rows that differ in it alone are equal.
     """
 
     stage: str
@@ -41,6 +51,8 @@ class StageRow:
     parameters: int
     nonzero_parameters: int
     latency: tuple[Latency, ...] = ()
+    notes: tuple[str, ...] = ()
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def sparsity(self) -> float:
@@ -50,8 +62,14 @@ class StageRow:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StageRow":
         """Returns the row that `dataclasses.asdict` described."""
-        latency = tuple(Latency(**item) for item in values["latency"])
-        return cls(**{**values, "size": FileSize(**values["size"]), "latency": latency})
+        given = {
+            "size": FileSize(**values["size"]),
+            "latency": tuple(Latency(**item) for item in values["latency"]),
+            "notes": tuple(values["notes"]),
+            "metrics": floats(values["metrics"]),
+            "keras_metrics": floats(values["keras_metrics"]),
+        }
+        return cls(**{**values, **given})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +79,11 @@ class RecipeReport:
     Args:
         rows: One per file: of the dense model in float32, what all are compared with,
             once per target; and then of each stage.
+        fits: One per stage.
     """
 
     rows: tuple[StageRow, ...]
+    fits: tuple[FitRecord, ...] = ()
 
     def dense(self, row: StageRow) -> StageRow:
         """Returns the dense float32 row that a row is compared with."""
@@ -83,7 +103,18 @@ class RecipeReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        # A loss that diverged is no JSON.
+        return json.dumps(without_infinities(self.to_dict()), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RecipeReport":
+        """Returns the report that `to_dict` described."""
+        known = [field.name for field in dataclasses.fields(StageRow)]
+        rows = [{name: row[name] for name in known} for row in values["rows"]]
+        return cls(
+            tuple(map(StageRow.from_dict, rows)),
+            tuple(map(FitRecord.from_dict, values["fits"])),
+        )
 
     def __str__(self) -> str:
         metrics = list(self.rows[0].metrics)

@@ -27,11 +27,13 @@ from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
+from kprune.page.fits import record
 from kprune.rebuild import graph_of, has_graph
+from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
-from kprune.recipe.stages import Prune, Stage, Taught, Train
+from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
 from kprune.recipe.written import snake
-from kprune.report import Report
+from kprune.report import FitRecord, Refusal, Report, floats
 from kprune.transform import hold_zeros
 
 if TYPE_CHECKING:
@@ -105,12 +107,17 @@ class Running:
             self._recipe.save(self._folder / "recipe.yaml")
             self._save(self._model, given)
         rows: list[StageRow] = []
+        fits: list[FitRecord] = []
         path = teacher = given
         for number, stage in enumerate(stages, 1):
             made = self._kept(f"{number}_{snake(type(stage).__name__)}.keras")
             with _named(number, stage):
                 if not made.exists():
-                    self._save(self._trained(number, path, teacher, verbose), made)
+                    trained, fit = self._trained(number, path, teacher, verbose)
+                    text = json.dumps(dataclasses.asdict(fit), indent=1)
+                    write_together({_told(made): text.encode()})
+                    self._save(trained, made)
+                fits.append(FitRecord.from_dict(json.loads(_told(made).read_text())))
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
@@ -118,13 +125,14 @@ class Running:
                     rows += self._dense_rows(teacher)
                 rows += self._rows(number, stage, made)
         model = self._loaded(path)
-        report = RecipeReport(tuple(rows))
+        report = RecipeReport(tuple(rows), tuple(fits))
         write_together(
             {
                 self._folder / "model.keras": path.read_bytes(),
                 self._folder / "report.json": report.to_json().encode(),
             }
         )
+        of_run(self._recipe, report, self._folder).save(self._folder / "report.html")
         return RecipeResult(model, report, self._folder)
 
     def _kept(self, name: str) -> Path:
@@ -172,8 +180,10 @@ class Running:
 
     def _trained(
         self, number: int, path: Path, teacher: Path, verbose: Any
-    ) -> keras.Model:
+    ) -> tuple[keras.Model, FitRecord]:
         """Returns the model that a stage makes of the one before, which is in a file.
+
+        And what the fit has to tell.
 
         All models come from files, so that a run that goes on is like any other.
         """
@@ -186,8 +196,9 @@ class Running:
         model = stage.begin(model, self._data, self._inputs)
         if any(isinstance(each, Prune) for each in before):
             _hold(model)
+        name, refused = snake(type(stage).__name__), _refused(stage, model)
         if not stage.epochs:
-            return model
+            return model, record(name, model, refusals=refused)
         self._compile(model, stage)
         learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
@@ -197,7 +208,8 @@ class Running:
                 alpha=stage.alpha,
                 temperature=stage.temperature,
             )
-        given: dict[str, Any] = {"callbacks": stage.callbacks(self._data)}
+        callbacks = stage.callbacks(self._data)
+        given: dict[str, Any] = {"callbacks": callbacks}
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
@@ -206,8 +218,9 @@ class Running:
             x = self._data
             # Keras shuffles no tf.data, and warns that it does not unless told so.
             given["shuffle"] = isinstance(x, keras.utils.PyDataset)
-        learner.fit(x, epochs=stage.epochs, verbose=verbose, **given)
-        return model
+        history = learner.fit(x, epochs=stage.epochs, verbose=verbose, **given).history
+        steps = int(learner.optimizer.iterations)
+        return model, record(name, model, history, steps, callbacks, refused)
 
     def _compile(self, model: keras.Model, stage: Stage | None = None) -> None:
         """Compiles a model as the given one, with an optimizer for a stage."""
@@ -281,6 +294,9 @@ class Running:
         metrics = self._file_metrics(model, file)
         if item.encode and not dense:  # What LiteRT cannot run, with the same results.
             report = self._exported(model, file, item, last=last, encode=True)
+        # Not with kprune: who imports it gets nothing else.
+        from kprune_machine import machine
+
         x, y, weight = self._held_out
         row = StageRow(
             stage=name,
@@ -288,7 +304,7 @@ class Running:
             quantization=report.quantization,
             path=str(file.relative_to(self._folder)),
             metrics=metrics,
-            keras_metrics=_floats(
+            keras_metrics=floats(
                 model.evaluate(x, y, sample_weight=weight, return_dict=True, verbose=0)
             ),
             size=report.size,
@@ -296,6 +312,8 @@ class Running:
             parameters=report.parameters,
             nonzero_parameters=report.nonzero_parameters,
             latency=() if dense else self._latency(file, item),
+            notes=report.notes,
+            machine=machine(),
         )
         text = json.dumps(dataclasses.asdict(row), indent=1)
         write_together({note: text.encode()})
@@ -352,7 +370,7 @@ class Running:
         same = keras.tree.pack_sequence_as(structure, ends)
         judge = keras.Model(same, same)
         self._compile(judge)
-        return _floats(
+        return floats(
             judge.evaluate(packed, y, sample_weight=weight, return_dict=True, verbose=0)
         )
 
@@ -453,8 +471,19 @@ def _hold(model: keras.Model) -> None:
         hold_zeros(model)
 
 
-def _floats(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+def _told(model: Path) -> Path:
+    """Returns where the record of the fit is that made a model's file."""
+    return model.with_name(f"{model.stem}_fit.json")
+
+
+def _refused(stage: Stage, model: keras.Model) -> list[Refusal]:
+    """Returns what a stage did not do to its model, and why."""
+    if isinstance(stage, Shrink):
+        return list(model.shrink_report.plan.refusals)
+    if isinstance(stage, QuantizeAware):
+        layers = model.quantization_report.floats
+        return [Refusal(layer.name, 0, layer.reason) for layer in layers]
+    return []
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ class ShrinkPlan:
         The page loads nothing: it can be opened from a disk, and sent by itself.
 
         Raises:
-            ImportError: If matplotlib or Jinja is not installed: the extra `report`.
+            ImportError: If matplotlib is not installed: the extra `report`.
         """
         from kprune.structure.page import page  # It needs this module.
 
@@ -267,7 +267,7 @@ class ShrinkReport:
         """Returns the report as one HTML page: the plan's, with the proof.
 
         Raises:
-            ImportError: If matplotlib or Jinja is not installed: the extra `report`.
+            ImportError: If matplotlib is not installed: the extra `report`.
         """
         from kprune.structure.page import page  # It needs this module.
 

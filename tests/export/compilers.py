@@ -1,12 +1,11 @@
 """Compilers for the host and for Cortex-M, and an emulator of the latter."""
 
 import functools
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tools import need
 
 STAND_IN = Path(__file__).with_name("tflm_stand_in")
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
@@ -67,16 +66,6 @@ def _cross_compiles():
     command = ("arm-none-eabi-g++", "-fsyntax-only", "-x", "c++", "-")
     done = subprocess.run(command, input=b"#include <cstring>\n", capture_output=True)
     return done.returncode == 0
-
-
-def need(what, there):
-    """Fails or skips a test whose tool, a Debian package, is not installed."""
-    if there:
-        return
-    missing = f"{what} is not installed: apt-get install it"
-    if os.environ.get("KPRUNE_REQUIRE_TOOLS"):
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 def kotlin(stand_ins, sources, program):

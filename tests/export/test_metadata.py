@@ -16,6 +16,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from files import in_tflm
 from flatbuffers.table import Table
+from tools import need
 
 from kprune.export import export, tflite
 from kprune.export.baseline import without_zeros
@@ -112,7 +113,7 @@ def test_tensors_are_described_in_the_order_of_the_file(labelled):
 
 def test_the_compiler_of_flatbuffers_reads_the_metadata(labelled, tmp_path):
     """Its checks of all offsets pass, and it finds what was written."""
-    compilers.need("flatbuffers-compiler", shutil.which("flatc"))
+    need("flatbuffers-compiler", shutil.which("flatc"))
     schema = pathlib.Path(__file__).with_name("metadata_excerpt.fbs")
     (tmp_path / "found.bin").write_bytes(metadata(labelled))
     compilers.run(

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 
-import compilers
 import pytest
 import random_forms
 import xnnpack_forms
+from tools import need
 from xnnpack_forms import FORMS, MULTIPLIES, SKIPS, WRONG
 
 from kprune.export import tflite
@@ -26,7 +26,7 @@ def emulator():
     if platform.machine() != "x86_64":
         return []
     found = shutil.which("qemu-x86_64")
-    compilers.need("qemu-user", found)
+    need("qemu-user", found)
     return [found, "-cpu", "Nehalem"]
 
 

@@ -1,50 +1,14 @@
 """Pages of plans and reports: whole, self-contained, and names are never markup."""
 
-import builtins
-import html.parser
 import json
 
 import keras
 import pytest
+from pages import Page
 
 import kprune
 from kprune.report import Refusal
 from kprune.structure.plan import GroupPlan, LayerWidth, ShrinkPlan
-
-VOID = {"meta", "link", "img", "br"}
-LOADING = {"src", "href", "srcset", "data", "action"}
-
-
-class Page(html.parser.HTMLParser):
-    """Reads a page; knows which elements it has, their text and what they load."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.elements, self.loads = [], [], []
-        self.text, self.data = "", ""
-        self.feed(content)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append(tag)
-        self.open += [] if tag in VOID else [tag]
-        for name, value in attrs:
-            if name.split(":")[-1] in LOADING and not value.startswith("#"):
-                self.loads.append((tag, name, value))
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.data += data
-        elif self.open and self.open[-1] != "style":
-            self.text += data
 
 
 def plan():
@@ -106,16 +70,3 @@ def test_only_the_page_of_a_report_has_a_proof(report):
     page = Page(report.to_html())
     assert f"{report.proof[1:]}." in page.text and report.optimizer in page.text
     assert "Proof" not in Page(report.plan.to_html()).text
-
-
-def test_a_missing_jinja_is_said_with_what_to_do(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "jinja2":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="pip install jinja2"):
-        plan().to_html()
