@@ -28,6 +28,7 @@ from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
 from kprune.rebuild import graph_of, has_graph
+from kprune.recipe.epochs import EpochKeeper
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, Stage, Taught, Train
 from kprune.recipe.written import snake
@@ -89,6 +90,7 @@ class Running:
         self._recipe, self._model, self._benchmark = recipe, model, benchmark
         self._compiling = _compiling(model)
         _check_rates(recipe, self._compiling["optimizer"])
+        keras.utils.set_random_seed(recipe.seed)  # Data may be drawn by lot.
         self._data, self._steps = data, _steps(data, recipe.batch_size, "data")
         self._inputs = evidence.inputs_of(evidence.read(data, _BATCHES, _OWNER))
         _steps(validation_data, recipe.batch_size, "validation_data")
@@ -110,7 +112,11 @@ class Running:
             made = self._kept(f"{number}_{snake(type(stage).__name__)}.keras")
             with _named(number, stage):
                 if not made.exists():
-                    self._save(self._trained(number, path, teacher, verbose), made)
+                    keeper = EpochKeeper(made, self._recipe.seed + number)
+                    self._save(
+                        self._trained(number, path, teacher, keeper, verbose), made
+                    )
+                    keeper.clear()
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
@@ -171,7 +177,12 @@ class Running:
                 self._exported(model, folder / "model.tflite", item)
 
     def _trained(
-        self, number: int, path: Path, teacher: Path, verbose: Any
+        self,
+        number: int,
+        path: Path,
+        teacher: Path,
+        keeper: EpochKeeper,
+        verbose: Any,
     ) -> keras.Model:
         """Returns the model that a stage makes of the one before, which is in a file.
 
@@ -179,16 +190,22 @@ class Running:
         """
         stage = self._recipe.stages[number - 1]
         keras.utils.set_random_seed(self._recipe.seed + number)
-        model = self._loaded(path)
         before = self._recipe.stages[: number - 1]
-        if any(isinstance(each, Prune) for each in before):
+        holds = any(isinstance(each, Prune) for each in before)
+        kept, done = keeper.kept()
+        model = self._loaded(kept or path)
+        if holds:
             _hold(model)
-        model = stage.begin(model, self._data, self._inputs)
-        if any(isinstance(each, Prune) for each in before):
-            _hold(model)
+        if kept is None:
+            model = stage.begin(model, self._data, self._inputs)
+            if holds:
+                _hold(model)
         if not stage.epochs:
             return model
         self._compile(model, stage)
+        if kept is not None:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(kept)
         learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
             learner = distill(
@@ -197,7 +214,11 @@ class Running:
                 alpha=stage.alpha,
                 temperature=stage.temperature,
             )
-        given: dict[str, Any] = {"callbacks": stage.callbacks(self._data)}
+        given: dict[str, Any] = {
+            # Last, to see what the others make of an epoch's end.
+            "callbacks": [*stage.callbacks(self._data), keeper],
+            "initial_epoch": done,
+        }
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
