@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,7 +141,8 @@ def inspect(
     with _refusals():
         with _loading():
             import kprune
-        found = kprune.inspect(file)
+        with _progress_console().status("Reading"):
+            found = kprune.inspect(file)
     typer.echo(found.to_json() if json else str(found))
 
 
@@ -158,7 +160,8 @@ def compare(
     with _refusals():
         with _loading():
             from kprune.inspection import comparing
-        found = comparing.compare(files)
+        with _progress_console().status("Reading"):
+            found = comparing.compare(files)
     typer.echo(found.to_json() if json else str(found))
 
 
@@ -662,6 +665,12 @@ def _refusals(left: Callable[[], str] = str) -> Iterator[None]:
         left: Says what is left when the user stops the command.
     """
     console = Console(stderr=True, highlight=False)
+
+    def warn(message: Any, *_: Any) -> None:
+        console.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+    # Python adds the line of code that a warning is of, which is none of the user's.
+    printed, warnings.showwarning = warnings.showwarning, warn
     try:
         yield
     except (ValueError, OSError) as error:
@@ -672,6 +681,8 @@ def _refusals(left: Callable[[], str] = str) -> Iterator[None]:
         console.print(f"Stopped. {left()}".strip(), markup=False, soft_wrap=True)
         ended = isinstance(stop, _Terminated)
         raise typer.Exit(TERMINATED if ended else INTERRUPTED) from None
+    finally:
+        warnings.showwarning = printed
 
 
 @contextlib.contextmanager

@@ -101,17 +101,22 @@ class Running:
     def run(self, verbose: Any) -> RecipeResult:
         """Does what is not done yet."""
         stages = self._recipe.stages
+        say: Any = print if verbose else lambda _: None
         given = self._kept("0_given.keras")
         if not given.exists():
+            say("Trying all stages and targets on the given model")
             self._try_out()
             self._recipe.save(self._folder / "recipe.yaml")
             self._save(self._model, given)
         rows: list[StageRow] = []
         path = teacher = given
         for number, stage in enumerate(stages, 1):
-            made = self._kept(f"{number}_{snake(type(stage).__name__)}.keras")
+            name = snake(type(stage).__name__)
+            made = self._kept(f"{number}_{name}.keras")
+            called = f"Stage {number} of {len(stages)}, {name}"
             with _named(number, stage):
                 if not made.exists():
+                    say(f"{called}: training")
                     keeper = EpochKeeper(made, self._recipe.seed + number)
                     self._save(
                         self._trained(number, path, teacher, keeper, verbose), made
@@ -120,6 +125,7 @@ class Running:
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
+                say(f"{called}: measuring")
                 if number == 1:
                     rows += self._dense_rows(teacher)
                 rows += self._rows(number, stage, made)
