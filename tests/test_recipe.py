@@ -241,6 +241,10 @@ def test_what_people_write():
         ),
         ("android,", "[android,", 22, "this is no plain YAML: "),
         ("{epochs: 2}\nex", "&a [*a]\nex", 20, "write out what the alias stands for."),
+        ("Fashion-MNIST", "!!bool maybe", 1, "this is no plain value: 'maybe'."),
+        ("Fashion-MNIST", "!!timestamp now", 1, "this is no plain value: "),
+        ("- train:", "- {? {a: b} : c}\n- train:", 4, "a key of 'stages' is no name"),
+        ("- train:", "- ~:", 4, "a key of 'stages' is no name: None."),
         ("Fashion-MNIST", "!!python/name:os.system a", 1, "this is no plain value: co"),
     ],
 )
@@ -262,6 +266,8 @@ def test_a_file_is_written_and_read(tmp_path):
         Recipe.load(tmp_path / "other.yaml")
     with pytest.raises(ValueError, match="^recipe: it is empty"):
         Recipe.from_yaml("")
+    with pytest.raises(ValueError, match="^recipe: it is nested too deeply"):
+        Recipe.from_yaml("[" * 5000)
 
 
 @pytest.mark.parametrize(
