@@ -55,7 +55,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("files")
-    path.chmod(0o755)  # For a user who is not root.
+    path.chmod(0o777)  # For a user who is not root.
     with contextlib.chdir(path):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         model.save("good.keras")
@@ -103,26 +103,23 @@ def files():
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
 
 
-@pytest.mark.parametrize(
-    ("command", "file", "words"),
-    [
-        (command, file, words[reads])
-        for command, (reads, _) in COMMANDS.items()
-        for file, words in FILES.items()
-        if words[reads] is not None
-    ],
-)
-def test_a_bad_file_is_refused_in_one_line(folder, monkeypatch, command, file, words):
-    _, arguments = COMMANDS[command]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_files_are_refused_in_one_line(folder, monkeypatch, command):
     monkeypatch.chdir(folder)
+    reads, arguments = COMMANDS[command]
     before = files()
-    name, given = command.split()[0], [file if a == "FILE" else a for a in arguments]
-    if words == "Permission denied":
-        run(name, *["gone.keras" if a == "FILE" else a for a in arguments])  # Imports.
-        with not_as_root():
-            result = run(name, *given)
-    else:
-        result = run(name, *given)
-    assert refused(result, repr(file), words)
-    assert len(result.stderr.splitlines()) == 1 and len(result.stderr) < 400
-    assert files() == before
+
+    def on(file):
+        given = [file if argument == "FILE" else argument for argument in arguments]
+        return run(command.split()[0], *given)
+
+    for file, all_words in FILES.items():
+        words = all_words[reads]
+        if words is None:
+            continue
+        denied = words == "Permission denied"
+        with not_as_root() if denied else contextlib.nullcontext():
+            result = on(file)
+        assert refused(result, repr(file), words)
+        assert len(result.stderr.splitlines()) == 1 and len(result.stderr) < 400
+        assert files() == before
