@@ -9,8 +9,10 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import keras
 
 REFUSED = 1
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 """Exit codes; wrong usage is 2, as Typer has it."""
 
 # The demo's tables need it. On a narrower terminal lines wrap, and nothing is cut.
@@ -39,9 +41,18 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+class _Terminated(KeyboardInterrupt):
+    """The process is to end: what has to be said is the same as for Ctrl-C."""
+
+
 def main() -> None:
     """Runs the command that the process's arguments name."""
+    signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,7 +141,8 @@ def inspect(
     with _refusals():
         with _loading():
             import kprune
-        found = kprune.inspect(file)
+        with _progress_console().status("Reading"):
+            found = kprune.inspect(file)
     typer.echo(found.to_json() if json else str(found))
 
 
@@ -148,7 +160,8 @@ def compare(
     with _refusals():
         with _loading():
             from kprune.inspection import comparing
-        found = comparing.compare(files)
+        with _progress_console().status("Reading"):
+            found = comparing.compare(files)
     typer.echo(found.to_json() if json else str(found))
 
 
@@ -282,8 +295,8 @@ def prune(
 ) -> None:
     """Train a model while it is pruned, export it, and measure each file.
 
-    A run that was stopped goes on when the same command is given again, with the
-    stage that was not done.
+    A run that was stopped goes on when the same command is given again, after the
+    last epoch that was done.
     """
     folder = Path(f"{model.stem}-pruned") if out is None else out
     with _refusals(lambda: _what_is_done(folder)):
@@ -919,15 +932,24 @@ def _refusals(left: Callable[[], str] = str) -> Iterator[None]:
         left: Says what is left when the user stops the command.
     """
     console = Console(stderr=True, highlight=False)
+
+    def warn(message: Any, *_: Any) -> None:
+        console.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+    # Python adds the line of code that a warning is of, which is none of the user's.
+    printed, warnings.showwarning = warnings.showwarning, warn
     try:
         yield
     except (ValueError, OSError) as error:
         console.print("[bold red]Error:[/bold red]", end=" ")
         console.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(REFUSED) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print(f"Stopped. {left()}".strip(), markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+        ended = isinstance(stop, _Terminated)
+        raise typer.Exit(TERMINATED if ended else INTERRUPTED) from None
+    finally:
+        warnings.showwarning = printed
 
 
 @contextlib.contextmanager
@@ -948,7 +970,7 @@ def _loading() -> Iterator[None]:
         os.dup2(aside.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             aside.seek(0)
             os.write(screen, aside.read())
             raise

@@ -14,8 +14,9 @@ Results are written after each run; the same command goes on where it was stoppe
 the stage that is not done yet.
 
 Times and bytes hardly depend on training: the shares that are left were chosen by
-them, on networks with random weights. The teacher's weight and temperature are the defaults:
-on a validation split, once, a weight of 0.9 at a temperature of 4 did worse.
+them, on networks with random weights. The teacher's weight and temperature are the
+defaults: on a validation split, once, a weight of 0.9 at a temperature of 4 did worse.
+
 Suites:
 
 - `cnn`: the tutorial network, with encoded weights, for its bytes.

@@ -9,7 +9,6 @@ import importlib
 import os
 import sys
 import traceback
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -110,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         raise ValueError(f"There is no file {str(path)!r} (--data).") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Of as many types as there are ways to be damaged.
         raise ValueError(
             f"NumPy cannot read {str(path)!r} (--data): {error} Write it anew with "
             "numpy.save or numpy.savez, without Python objects in it."

@@ -457,6 +457,27 @@ class FitRecord:
         }
         return cls(**{**values, **given})
 
+    def logs_with(self, history: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Returns the logs of all epochs by name, those of later ones added."""
+        names = {name for epoch in self.epochs for name in epoch.logs} | set(history)
+        return {
+            name: [
+                *(epoch.logs.get(name, math.nan) for epoch in self.epochs),
+                *history.get(name, ()),
+            ]
+            for name in sorted(names)
+        }
+
+    def after(self, before: "FitRecord") -> "FitRecord":
+        """Returns the record with what a fit that was stopped told before this one."""
+        shares = {**dict(before.sparsity), **dict(self.sparsity)}
+        return dataclasses.replace(
+            self,
+            sparsity=tuple(sorted(shares.items())),
+            refusals=tuple(dict.fromkeys((*before.refusals, *self.refusals))),
+            notices=tuple(dict.fromkeys((*before.notices, *self.notices))),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class FileSize:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -85,6 +86,14 @@ def test_colours_come_and_go():
     plain = process("inspect", "nothing.keras", FORCE_COLOR="1", NO_COLOR="1")
     assert "\x1b[1;31m" not in plain.stderr
     assert "There is no file 'nothing.keras'" in plain.stderr
+
+
+def test_warnings_come_without_a_line_of_code(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with kprune_cli._refusals():
+            warnings.warn("Train longer.", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: Train longer.\n"
 
 
 def test_version():

@@ -211,32 +211,38 @@ def test_a_file_that_may_not_be_read_is_refused(here, monkeypatch):
 
 
 def test_a_stop_in_mid_training_says_how_to_go_on(here):
+    """By Ctrl-C in the second epoch of the second stage, by SIGTERM in the third."""
     module(
         "import os, signal, keras\n"
         "class Batches(keras.utils.PyDataset):\n"
         "    def __len__(self): return 5\n"
         "    def __getitem__(self, index):\n"
-        "        made = os.path.exists('model-pruned/stages/1_train.keras')\n"
-        "        if made and not os.path.exists('go') and index == 4:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        for epoch, name in ((1, 'SIGINT'), (2, 'SIGTERM')):\n"
+        "            kept = f'model-pruned/stages/2_prune_epoch_{epoch}.keras'\n"
+        "            if os.path.exists(kept) and not os.path.exists(name):\n"
+        "                open(name, 'w').close()\n"
+        "                os.kill(os.getpid(), getattr(signal, name))\n"
         "        x, y = arrays()\n"
         "        return x[index * 8:][:8], y[index * 8:][:8]\n"
         "def make(): return Batches(), arrays()\n"
     )
     pathlib.Path("recipe.yaml").write_text(
-        "stages:\n- train: {epochs: 1}\n- prune: {epochs: 2, sparsity: 0.5}\n"
+        "stages:\n- train: {epochs: 1}\n- prune: {epochs: 3, sparsity: 0.5}\n"
         "export: [generic]\ndata: mine:make\n"
     )
     command = ("prune", "model.keras", "--recipe", "recipe.yaml", "--no-benchmark")
-    stopped = process(*command)
-    assert stopped.returncode == 130
-    assert "Traceback" not in stopped.stderr
-    assert "holds 0_given.keras, 1_train.keras. Give the same" in stopped.stderr
+    for epoch, code in ((1, 130), (2, 143)):
+        stopped = process(*command)
+        assert stopped.returncode == code
+        assert stopped.stdout == "" and "Traceback" not in stopped.stderr
+        files = f"0_given.keras, 1_train.keras, 2_prune_epoch_{epoch}.keras"
+        assert f"Stopped. model-pruned/stages holds {files}." in stopped.stderr
+        assert "Give the same command again to go on" in stopped.stderr
     kept = pathlib.Path("model-pruned/stages/1_train.keras")
     written = kept.stat().st_mtime_ns
-    pathlib.Path("go").touch()
     done = process(*command)
     assert done.returncode == 0, done.stderr
+    assert "Epoch 3/3" in done.stderr and "Epoch 2/3" not in done.stderr
     assert kept.stat().st_mtime_ns == written
     assert "\nprune " in done.stdout
 

@@ -156,6 +156,11 @@ def test_a_damaged_keras_file_is_refused(tmp_path):
     path = tmp_path / "m.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", "{}")
+    with pytest.raises(ValueError, match="m.keras' is not .*of something else"):
+        inspect(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("metadata.json", "{}")
     with pytest.raises(ValueError, match="Keras cannot load .*m.keras"):
         inspect(path)
     network().save(path)
@@ -163,6 +168,30 @@ def test_a_damaged_keras_file_is_refused(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a '.keras' file"):
         inspect(path)
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("config.json", "w") as entry:
+            for _ in range(300):
+                entry.write(bytes(2**20))
+    with pytest.raises(ValueError, match="unpack to 314,572,800 bytes, more than 100"):
+        inspect(path)
+
+
+def test_what_keras_says_of_a_layer_that_it_does_not_know_is_short(tmp_path):
+    @keras.saving.register_keras_serializable("tests")
+    class Own(L.Layer):
+        pass
+
+    inner = keras.Sequential([L.Input((2,)), Own(), *[L.Dense(1) for _ in range(9)]])
+    keras.Sequential([L.Input((2,)), inner]).save(tmp_path / "m.keras")
+    del keras.saving.get_custom_objects()["tests>Own"]
+    with pytest.raises(ValueError, match="Could not locate class 'Own'") as caught:
+        inspect(tmp_path / "m.keras")
+    said = str(caught.value)
+    assert len(said) < 700 and "\n" not in said and "config" not in said
 
 
 def test_a_file_with_code_in_it_is_not_run(tmp_path):

@@ -24,7 +24,10 @@ from kprune.recipe import (
     RecipeReport,
     Shrink,
     Train,
+    epochs,
+    running,
 )
+from kprune.recipe.epochs import EpochKeeper
 
 NO_TEXT = (kprune.SparsityFunction, Called)
 BOARD = {"name": "board", "like": "microcontroller", "flash": 262144}
@@ -242,6 +245,10 @@ def test_what_people_write():
         ),
         ("android,", "[android,", 22, "this is no plain YAML: "),
         ("{epochs: 2}\nex", "&a [*a]\nex", 20, "write out what the alias stands for."),
+        ("Fashion-MNIST", "!!bool maybe", 1, "this is no plain value: 'maybe'."),
+        ("Fashion-MNIST", "!!timestamp now", 1, "this is no plain value: "),
+        ("- train:", "- {? {a: b} : c}\n- train:", 4, "a key of 'stages' is no name"),
+        ("- train:", "- ~:", 4, "a key of 'stages' is no name: None."),
         ("Fashion-MNIST", "!!python/name:os.system a", 1, "this is no plain value: co"),
     ],
 )
@@ -263,6 +270,8 @@ def test_a_file_is_written_and_read(tmp_path):
         Recipe.load(tmp_path / "other.yaml")
     with pytest.raises(ValueError, match="^recipe: it is empty"):
         Recipe.from_yaml("")
+    with pytest.raises(ValueError, match="^recipe: it is nested too deeply"):
+        Recipe.from_yaml("[" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -436,6 +445,79 @@ def test_the_whole_road(tmp_path, data):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="holds a run of another recipe"):
         Recipe((TRAIN, AWARE)).run(model, data, data, again)
+
+
+class Batches(keras.utils.PyDataset):
+    """Draws samples by lot."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        drawn = np.random.randint(0, len(self.data[0]), 16)
+        return tuple(part[drawn] for part in self.data)
+
+
+@pytest.mark.parametrize("kind", [tuple, Batches])
+def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
+    """Stopped in the second epoch of each stage, and once as an epoch is written."""
+    L = keras.layers
+    model = models.compiled(
+        keras.Sequential(
+            [L.Input((8, 8, 1)), L.Flatten(), L.Dense(6), L.Dropout(0.5), L.Dense(3)]
+        )
+    )
+    stages = (Train(epochs=2), Prune(0.5, epochs=3), QuantizeAware(epochs=2))
+    stops = []
+
+    class Stopped(EpochKeeper):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1 and stops[:1] == [(self._made.stem, self.epoch)]:
+                del stops[0]
+                raise KeyboardInterrupt
+
+    # What is measured is not asked here.
+    for name, value in (("_try_out", None), ("_rows", []), ("_dense_rows", [])):
+        monkeypatch.setattr(running.Running, name, lambda *_, value=value: value)
+    monkeypatch.setattr(running, "EpochKeeper", Stopped)
+
+    def run(folder):
+        given = tmp_path / folder
+        return Recipe(stages).run(model, kind(data), data, given, verbose=0)
+
+    def kept():
+        return [
+            path.name for path in (tmp_path / "stopped/stages").glob("*_epoch_*.keras")
+        ]
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    whole = run("whole")
+    names = ["1_train", "2_prune", "3_quantize_aware"]
+    stops += [(name, 1) for name in names]
+    for name in names:
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped")
+        assert kept() == [f"{name}_epoch_1.keras"]
+    with monkeypatch.context() as patched:
+        patched.setattr(epochs.os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped")
+    resumed = run("stopped")
+    assert not [*(tmp_path / "stopped/stages").glob("*_epoch_*")]
+    pairs = zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
+    assert resumed.report.fits == whole.report.fits
 
 
 @pytest.mark.slow

@@ -142,13 +142,21 @@ def _read(path: Path) -> Target:
 
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        # Of a few lines of aliases a value can be made that is too long to be shown.
+        aliased = any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text))
+        content = None if aliased else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"Cannot read the description of a target, {str(path)!r}: {error}."
         ) from error
-    except yaml.YAMLError as error:
+    # The others are of values that are tagged by hand, such as `!!bool x`.
+    except (
+        *(yaml.YAMLError, RecursionError),
+        *(AttributeError, KeyError, TypeError, ValueError),
+    ) as error:
         raise ValueError(f"{str(path)!r} is no YAML: {error}") from error
+    if aliased:
+        raise ValueError(f"{str(path)!r} has aliases: write out what they stand for.")
     if not isinstance(content, Mapping):
         raise ValueError(
             f"{str(path)!r} must hold 'name: ...', 'like: ...' and so on. "

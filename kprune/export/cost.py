@@ -89,11 +89,12 @@ def _weights(graph: Subgraph, operator: Operator) -> Tensor | None:
     activations, position, _ = _USES[operator.name]
     if len(operator.inputs) <= max(activations, position) or not operator.outputs:
         return None
+    weights = graph.stored(operator.inputs[position])
     involved = (
         graph.tensors[operator.inputs[activations]],
-        graph.tensors[operator.inputs[position]],
+        weights,
         graph.tensors[operator.outputs[0]],
     )
     if any(min(item.shape, default=0) < 1 for item in involved):
         return None  # Dynamic or empty shapes cannot be counted.
-    return graph.stored(operator.inputs[position])
+    return weights

@@ -96,7 +96,8 @@ def read_tflite(argument: str, path: str | os.PathLike[str]) -> bytes:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(
-            f"Cannot read `{argument}`, {str(path)!r}: {error.strerror}."
+            f"Cannot read `{argument}`, {str(path)!r}: {error.strerror}. Name a "
+            "'.tflite' file that is there and that you may read."
         ) from error
     try:
         tflite.parse(data)

@@ -224,7 +224,7 @@ def parse(data: bytes | bytearray) -> TFLiteFile:
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
         raise ValueError(
             "Not a TFLite model: bytes 4 to 8 must be b'TFL3'. "
-            f"Received: {bytes(data[4:8])!r}."
+            f"Received: {bytes(data[4:8])!r}. {_guess(bytes(data[:4]))}"
         )
     try:
         return _Reader(data).read()
@@ -239,8 +239,11 @@ def parse(data: bytes | bytearray) -> TFLiteFile:
         RecursionError,
         struct.error,
     ) as error:
+        said = str(error) or type(error).__name__
+        if isinstance(error, struct.error):  # Which speaks of buffers and offsets.
+            said = "it ends before what it points to"
         raise ValueError(
-            f"The TFLite model is damaged: {error or type(error).__name__}. "
+            f"The TFLite model is damaged: {said}. "
             "Write it again, or fetch it again if it was downloaded."
         ) from error
 
@@ -469,6 +472,15 @@ def _unpack(raw: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     if signed:
         values -= (values >= 2 ** (bits - 1)).astype(np.int16) << bits
     return values.astype(np.int8 if signed else np.uint8)
+
+
+def _guess(start: bytes) -> str:
+    """Returns what another file may be, by its first bytes, and what to do with it."""
+    if start.startswith(b"PK"):
+        return "If it is a '.keras' file: kprune export makes a '.tflite' file of it."
+    if not start:
+        return "It is empty: write it again."
+    return "Name a file that kprune export or a TFLite converter wrote."
 
 
 def _names(enumeration: type) -> dict[int, str]:

@@ -162,7 +162,8 @@ def inspect(model_or_path: keras.Model | str | os.PathLike[str]) -> Inspection:
     if path.suffix not in _READERS:
         raise ValueError(
             "`model_or_path` must end in '.keras' or '.tflite'. "
-            f"Received: {str(path)!r}. Load other formats as a Keras model first."
+            f"Received: {str(path)!r}. Load what is of another format in Python, and "
+            "save it with model.save('model.keras')."
         )
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
@@ -283,9 +284,11 @@ def _inspect_tflite(path: Path) -> Inspection:
     from kprune.export.decoding import decoded
     from kprune.export.metadata import labels_of
 
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         file = decoded(tflite.parse(data))
+    except OSError as error:
+        raise ValueError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
     depthwise = {

@@ -87,7 +87,7 @@ class Recipe(Config):
         export: The files that are made after each stage: names of targets, or `Export`.
         batch_size: Of training, at least 1, where the data are arrays.
         seed: At least 0. Each stage begins with `keras.utils.set_random_seed` of it
-            plus the stage's number.
+            plus the stage's number, and each epoch with one that follows from both.
         data: What the recipe is for, or where its data are; for the reader of the text.
 
     Raises:
@@ -221,8 +221,9 @@ class Recipe(Config):
         on the given model, which is exported once for that. In the folder come to be
         `recipe.yaml`, `model.keras`, `report.json`, the page `report.html` and for each
         target `TARGET.tflite` with its sources; and in `stages` the model and the files
-        of each stage. A run that was interrupted goes on with the first stage that is
-        not there.
+        of each stage. A run that was interrupted goes on after the last epoch that was
+        done, and ends with the same weights, unless data are drawn by lot in a way of
+        their own, as `tf.data.Dataset.shuffle` does.
 
         Args:
             model: A built, compiled Sequential or Functional model. It is left as it
@@ -235,7 +236,7 @@ class Recipe(Config):
                 into memory, and run through each file.
             folder: Where to write; it is made if it is not there.
             benchmark: Whether files are timed, in two seconds per file and runtime.
-            verbose: As for `fit`.
+            verbose: As for `fit`; above 0 it also says what is being done.
 
         Returns:
             The last model, and the report: `print(result.report)`.

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from kprune.export.samples import collect
 from kprune.export.targets import Target
 from kprune.page.fits import record
 from kprune.rebuild import graph_of, has_graph
+from kprune.recipe.epochs import EpochKeeper
 from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
@@ -91,6 +92,7 @@ class Running:
         self._recipe, self._model, self._benchmark = recipe, model, benchmark
         self._compiling = _compiling(model)
         _check_rates(recipe, self._compiling["optimizer"])
+        keras.utils.set_random_seed(recipe.seed)  # Data may be drawn by lot.
         self._data, self._steps = data, _steps(data, recipe.batch_size, "data")
         self._inputs = evidence.inputs_of(evidence.read(data, _BATCHES, _OWNER))
         _steps(validation_data, recipe.batch_size, "validation_data")
@@ -101,8 +103,10 @@ class Running:
     def run(self, verbose: Any) -> RecipeResult:
         """Does what is not done yet."""
         stages = self._recipe.stages
+        say: Any = print if verbose else lambda _: None
         given = self._kept("0_given.keras")
         if not given.exists():
+            say("Trying all stages and targets on the given model")
             self._try_out()
             self._recipe.save(self._folder / "recipe.yaml")
             self._save(self._model, given)
@@ -110,17 +114,23 @@ class Running:
         fits: list[FitRecord] = []
         path = teacher = given
         for number, stage in enumerate(stages, 1):
-            made = self._kept(f"{number}_{snake(type(stage).__name__)}.keras")
+            name = snake(type(stage).__name__)
+            made = self._kept(f"{number}_{name}.keras")
+            called = f"Stage {number} of {len(stages)}, {name}"
             with _named(number, stage):
                 if not made.exists():
-                    trained, fit = self._trained(number, path, teacher, verbose)
+                    say(f"{called}: training")
+                    keeper = EpochKeeper(made, self._recipe.seed + number)
+                    trained, fit = self._trained(number, path, teacher, keeper, verbose)
                     text = json.dumps(dataclasses.asdict(fit), indent=1)
                     write_together({_told(made): text.encode()})
                     self._save(trained, made)
+                    keeper.clear()
                 fits.append(FitRecord.from_dict(json.loads(_told(made).read_text())))
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
+                say(f"{called}: measuring")
                 if number == 1:
                     rows += self._dense_rows(teacher)
                 rows += self._rows(number, stage, made)
@@ -179,7 +189,12 @@ class Running:
                 self._exported(model, folder / "model.tflite", item)
 
     def _trained(
-        self, number: int, path: Path, teacher: Path, verbose: Any
+        self,
+        number: int,
+        path: Path,
+        teacher: Path,
+        keeper: EpochKeeper,
+        verbose: Any,
     ) -> tuple[keras.Model, FitRecord]:
         """Returns the model that a stage makes of the one before, which is in a file.
 
@@ -189,17 +204,24 @@ class Running:
         """
         stage = self._recipe.stages[number - 1]
         keras.utils.set_random_seed(self._recipe.seed + number)
-        model = self._loaded(path)
         before = self._recipe.stages[: number - 1]
-        if any(isinstance(each, Prune) for each in before):
+        holds = any(isinstance(each, Prune) for each in before)
+        kept, done = keeper.kept()
+        model = self._loaded(kept or path)
+        if holds:
             _hold(model)
-        model = stage.begin(model, self._data, self._inputs)
-        if any(isinstance(each, Prune) for each in before):
-            _hold(model)
-        name, refused = snake(type(stage).__name__), _refused(stage, model)
+        if kept is None:
+            model = stage.begin(model, self._data, self._inputs)
+            if holds:
+                _hold(model)
+        name = snake(type(stage).__name__)
+        refused = _refused(stage, model) if kept is None else []
         if not stage.epochs:
             return model, record(name, model, refusals=refused)
         self._compile(model, stage)
+        if kept is not None:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(kept)
         learner: Any = model
         if isinstance(stage, Taught) and stage.distill:
             learner = distill(
@@ -209,7 +231,20 @@ class Running:
                 temperature=stage.temperature,
             )
         callbacks = stage.callbacks(self._data)
-        given: dict[str, Any] = {"callbacks": callbacks}
+
+        def tell(history: Mapping[str, Sequence[float]]) -> FitRecord:
+            steps = int(learner.optimizer.iterations)
+            before = keeper.before
+            logs = history if before is None else before.logs_with(history)
+            now = record(name, model, logs, steps, callbacks, refused)
+            return now if before is None else now.after(before)
+
+        keeper.tell = tell
+        given: dict[str, Any] = {
+            # Last, to see what the others make of an epoch's end.
+            "callbacks": [*callbacks, keeper],
+            "initial_epoch": done,
+        }
         if isinstance(self._data, tuple):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
             given |= {"y": y, "sample_weight": weight}
@@ -219,8 +254,7 @@ class Running:
             # Keras shuffles no tf.data, and warns that it does not unless told so.
             given["shuffle"] = isinstance(x, keras.utils.PyDataset)
         history = learner.fit(x, epochs=stage.epochs, verbose=verbose, **given).history
-        steps = int(learner.optimizer.iterations)
-        return model, record(name, model, history, steps, callbacks, refused)
+        return model, tell(history)
 
     def _compile(self, model: keras.Model, stage: Stage | None = None) -> None:
         """Compiles a model as the given one, with an optimizer for a stage."""

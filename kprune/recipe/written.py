@@ -167,6 +167,8 @@ class _Reader:
             raise ValueError(f"{source}{where}: this is no plain YAML: {told}.") from (
                 error
             )
+        except RecursionError:
+            raise ValueError(f"{source}: it is nested too deeply.") from None
         if root is None:
             raise ValueError(f"{source}: it is empty.")
         self.root = root
@@ -228,6 +230,8 @@ class _Reader:
         found: list[tuple[str, Any, Any]] = []
         for key, value in node.value:
             name = self._plain(key)
+            if not isinstance(name, str):
+                self.fail(key, f"a key of {called!r} is no name: {self._said(key)}.")
             if name in [other for other, _, _ in found]:
                 self.fail(key, f"the key {name!r} of {called!r} is there twice.")
             found.append((name, key, value))
@@ -308,7 +312,11 @@ class _Reader:
             return {n: self._plain(value) for n, _, value in self._entries(node, "it")}
         try:
             return self._loader.construct_object(node)
-        except (self._yaml.YAMLError, ValueError) as error:
+        # PyYAML takes what is tagged by hand, such as `!!bool x`, for what it says.
+        except (
+            *(self._yaml.YAMLError, ValueError),
+            *(AttributeError, KeyError, TypeError),
+        ) as error:
             told = getattr(error, "problem", None) or error
             self.fail(node, f"this is no plain value: {told}.")
 

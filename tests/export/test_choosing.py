@@ -104,6 +104,12 @@ def test_files_that_are_no_descriptions_are_refused(tmp_path):
     path.write_text("name: [")
     with pytest.raises(ValueError, match=r"(?s)bad\.yml' is no YAML: .*line 1"):
         choose(str(path), None)
+    path.write_text("name: !!bool x")
+    with pytest.raises(ValueError, match=r"bad\.yml' is no YAML: 'x'"):
+        choose(str(path), None)
+    path.write_text("name: &a [x]\nflash: [*a, *a]")
+    with pytest.raises(ValueError, match=r"bad\.yml' has aliases: write out"):
+        choose(str(path), None)
     path.write_text("- name")
     with pytest.raises(ValueError, match="Received: list"):
         choose(path, None)

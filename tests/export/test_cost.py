@@ -1,6 +1,7 @@
 import keras
 import nets
 import numpy as np
+import pytest
 
 from kprune.export import tflite
 from kprune.export.cost import count_macs
@@ -32,6 +33,20 @@ def test_transposed_convolutions_and_products_of_activations():
     macs = count_macs(tflite.parse(nets.converted(keras.Model(inputs, x), "none")))
     assert macs.total == 4 * 4 * (2 * 2 * 5 * 3) + 16 * 16 * 20
     assert macs.total == macs.nonzero
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (4, 0)])
+def test_weights_unpacked_from_an_impossible_shape_are_not_counted(shape):
+    def tensor(index, shape):
+        none = np.zeros(0)
+        return tflite.Tensor(index, "", shape, "FLOAT32", None, False, none, none, 0)
+
+    tensors = tuple(map(tensor, range(4), [(1, 4), shape, (3, 4), (1, 3)]))
+    unpacking = tflite.Operator("DENSIFY", (1,), (2,))
+    product = tflite.Operator("FULLY_CONNECTED", (0, 2), (3,))
+    graph = tflite.Subgraph(tensors, (unpacking, product), (0,), (3,))
+    macs = count_macs(tflite.TFLiteFile((graph,), ()))
+    assert macs.total == 0 and "FULLY_CONNECTED" in macs.uncounted
 
 
 def test_nets_have_the_zeros_that_the_tests_count_on():

@@ -1,9 +1,12 @@
+import keras
+import nets
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kprune.export import tflite
+import kprune
+from kprune.export import encoding, tflite
 
 
 def tensors(data):
@@ -86,45 +89,75 @@ def test_a_graph_whose_output_is_no_tensor_is_refused(cnn_files):
         tflite.parse(data)
 
 
+KINDS = ("none", "int8", "sparse", "encoded")
 FEW = settings(
-    max_examples=150,
-    deadline=2000,
+    max_examples=60,
+    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
-def survives(data):
-    try:
-        file = tflite.parse(data)
-    except ValueError:
-        return
-    # What was accepted can be used without another error.
-    for tensor in file.weights():
-        assert tensor.sparse or tensor.array is None or tensor.real is not None
+@pytest.fixture(scope="module")
+def kinds(cnn_files, tmp_path_factory):
+    """One file of each kind that is read in another way."""
+    path = tmp_path_factory.mktemp("kinds") / "sparse.tflite"
+    model = nets.zeroed(
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(32)]), 0.9
+    )
+    rule = kprune.Rule(0.9, granularity=kprune.Block((1, 4)))
+    model = kprune.strip(kprune.prune(model, plan=kprune.Plan(rule)))
+    settings = {"quantization": "none", "encode": True, "benchmark": False}
+    kprune.export(model, path, "android", **settings)
+    return {
+        **cnn_files,
+        "sparse": path.read_bytes(),
+        "encoded": encoding.encode(cnn_files["int8"]),
+    }
 
 
+@pytest.fixture(scope="module")
+def survives(tmp_path_factory):
+    path = tmp_path_factory.mktemp("damaged") / "m.tflite"
+
+    def check(data):
+        path.write_bytes(data)
+        try:
+            found = kprune.inspect(path)
+        except ValueError:
+            return
+        # What was accepted can be used without another error.
+        assert str(found) and found.to_json()
+        for tensor in tflite.parse(data).weights():
+            assert tensor.sparse or tensor.array is None or tensor.real is not None
+
+    return check
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @FEW
 @given(st.data())
-def test_truncated_files_are_refused_or_read(cnn_files, data):
-    whole = cnn_files["int8"]
+def test_truncated_files_are_refused_or_read(kinds, survives, kind, data):
+    whole = kinds[kind]
     survives(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @FEW
 @given(st.data())
-def test_flipped_bits_are_refused_or_read(cnn_files, data):
-    changed = bytearray(cnn_files["int8"])
+def test_flipped_bits_are_refused_or_read(kinds, survives, kind, data):
+    changed = bytearray(kinds[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         position = data.draw(st.integers(8, len(changed) - 1))
         changed[position] ^= 1 << data.draw(st.integers(0, 7))
     survives(changed)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @FEW
 @given(st.data())
-def test_overwritten_words_are_refused_or_read(cnn_files, data):
-    changed = bytearray(cnn_files["int8"])
+def test_overwritten_words_are_refused_or_read(kinds, survives, kind, data):
+    changed = bytearray(kinds[kind])
     position = data.draw(st.integers(2, len(changed) // 4 - 1)) * 4
     word = data.draw(st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 4]))
     changed[position : position + 4] = word.to_bytes(4, "little")
