@@ -39,22 +39,14 @@ html_copy_source = False
 
 
 def navigation(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Makes the sidebar of the lists in index.md, which hold each page once."""
+    """Makes the sidebar of the lists in index.md: a page in none is an error."""
     if docname != root_doc:
         return
     for part in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
-        pages = re.findall(r"^- \[[^]]*\]\(([^)#]*)\.md\)", text, re.MULTILINE)
-        lines = [
-            "",
-            "```{toctree}",
-            ":hidden:",
-            f":caption: {title}",
-            *pages,
-            "```",
-            "",
-        ]
-        source[0] += "\n".join(lines)
+        pages = re.findall(r"^- \[([^]]*)\]\(([^)#]*)\.md\)", text, re.MULTILINE)
+        entries = "\n".join(f"{name} <{page}>" for name, page in pages)
+        source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n{entries}\n```\n"
 
 
 def from_markdown(
