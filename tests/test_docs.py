@@ -173,9 +173,8 @@ def test_the_code_of_the_page_on_subclassed_models_runs(tmp_path, monkeypatch, c
 
 def test_the_code_of_the_page_on_custom_layers_runs():
     names = run("how_to/custom_layers.md", {})
-    skipped = {w.path.split("/")[-2]: w.reason for w in names["before"].report.skipped}
-    assert "call kprune.register_prunable(Mix" in names["before"].report.__str__()
-    assert "mix" in skipped
+    reasons = [weight.reason for weight in names["before"].report.skipped]
+    assert any("call kprune.register_prunable(Mix" in reason for reason in reasons)
     assert any("mix/matrix" in w.path for w in names["after"].report.weights)
     assert names["small"].get_layer("mix").units == 32
     assert names["small"].shrink_report.equality.relative < 1e-6
@@ -200,7 +199,7 @@ def test_the_code_of_the_page_on_sizes_runs(tmp_path, monkeypatch):
         "int8": (26, 6),
     }
     for name, kilobytes in said.items():
-        assert np.array(files[name]) / 1000 == pytest.approx(kilobytes, rel=0.1), name
+        assert np.array(files[name]) / 1000 == pytest.approx(kilobytes, rel=0.15), name
 
 
 def test_the_code_of_the_page_on_troubles_runs(tmp_path, monkeypatch):
