@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint notebook clean
+.PHONY: help demo test lint docs notebook clean
 
 help:
 	@echo "make demo      train, prune, export and measure a small network"
 	@echo "make test      run all tests"
 	@echo "make lint      check style and types"
+	@echo "make docs      make a site of the documentation in build/docs"
 	@echo "make notebook  run the notebooks on a short setting"
 	@echo "make clean     remove $(VENV)"
 
@@ -24,6 +25,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
+	    -c docs . build/docs
+	@echo "build/docs/docs/index.html"
 
 notebook: $(VENV)/installed-notebook
 	$(BIN)/python notebooks/run.py

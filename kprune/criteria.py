@@ -58,16 +58,22 @@ class Criterion(Scorer, Config, abc.ABC):
             def score(self, weight, gradient):
                 return np.abs(gradient) * (weight != 0)
 
-    | name | what it is | from |
-    |---|---|---|
-    | `gradient` | gradient of the loss by the weight, mean over batches | data |
-    | `squared_gradient` | its square, mean over batches | data |
-    | `input_norm` | L2 norm over the data of what each element multiplies | data |
-    | `output_axes` | axes of the weight that tell outputs apart, ascending | layer |
-    | `synaptic_flow` | gradient of SynFlow's objective, see `SynFlow` | model |
-    | `start` | the weight as the file `since` of the criterion has it | file |
-    | `place` | the weight's place among those that the rule prunes, from 0 | model |
-    | `axis` | axis of the weight that channels lie along; for channels only | model |
+    From the data come
+
+    - `gradient`: gradient of the loss by the weight, mean over batches,
+    - `squared_gradient`: its square, mean over batches,
+    - `input_norm`: L2 norm over the data of what each element multiplies;
+
+    from the model
+
+    - `output_axes`: axes of the weight that tell outputs apart, ascending,
+    - `synaptic_flow`: gradient of SynFlow's objective, see `SynFlow`,
+    - `place`: the weight's place among those that the rule prunes, from 0,
+    - `axis`: axis of the weight that channels lie along; for channels only;
+
+    and from the file `since` of the criterion
+
+    - `start`: the weight as the file has it.
 
     Attributes:
         needs: What `score` takes beside the weight.

@@ -180,3 +180,64 @@ def test_the_data_on_the_page_on_the_command_line_can_be_trained_on(monkeypatch)
     flat = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"\(None, 28, 28, 1\), expected \(None, 9\)"):
         check_inputs(flat, TrainingData(*pair))
+
+
+def test_the_code_of_the_page_on_concepts_runs():
+    names = run("concepts.md", {})
+    sparsities = {w.path: w.sparsity for w in names["pruning"].report.weights}
+    found = [
+        sparsities[f"{names['model'].name}/{n}/kernel"] for n in ("hidden", "head")
+    ]
+    assert found == pytest.approx([0.8, 0.5], abs=1e-3)
+    assert kprune.inspect(names["plain"]).sparsity == pytest.approx(0.7, abs=1e-3)
+
+
+def test_the_code_of_the_page_on_subclassed_models_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run("how_to/subclassed_models.md", {})
+    assert names["pruning"].report.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert names["report"].sparsity == pytest.approx(0.9, abs=1e-3)
+    assert "is a subclassed model (Classifier)" in capsys.readouterr().out
+    assert names["small"].count_params() == 32 * 33 + 10 * 33
+
+
+def test_the_code_of_the_page_on_custom_layers_runs():
+    names = run("how_to/custom_layers.md", {})
+    reasons = [weight.reason for weight in names["before"].report.skipped]
+    assert any("call kprune.register_prunable(Mix" in reason for reason in reasons)
+    assert any("mix/matrix" in w.path for w in names["after"].report.weights)
+    assert names["small"].get_layer("mix").units == 32
+    assert names["small"].shrink_report.equality.relative < 1e-6
+
+
+def test_the_code_of_the_page_on_granularities_runs():
+    names = run("how_to/which_granularity.md", {})
+    assert "blocks of 4 zeros" in str(names["advice"])
+    blocks = names["pruning"].report.weights
+    assert {w.path.split("/")[-2] for w in blocks} == {"hidden", "head"}
+
+
+def test_the_code_of_the_page_on_sizes_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = run("how_to/not_smaller.md", {})["sizes"]
+    files = {path.stem: sizes(path) for path in tmp_path.iterdir()}
+    said = {
+        "trained": (266, 152),
+        "plain": (101, 13),
+        "dense": (82, 11),
+        "sparse": (14, 11),
+        "int8": (26, 6),
+    }
+    for name, kilobytes in said.items():
+        assert np.array(files[name]) / 1000 == pytest.approx(kilobytes, rel=0.15), name
+
+
+def test_the_code_of_the_page_on_troubles_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("troubleshooting.md", {})
+    assert names["driving"].report.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert names["pruning"].report.sparsity == pytest.approx(0.8, abs=1e-3)
+    held = kprune.inspect(names["loaded"]).sparsity
+    assert held == pytest.approx(kprune.inspect("pruned.keras").sparsity)
+    assert kprune.inspect(names["model"]).sparsity == pytest.approx(0.8, abs=1e-3)
+    assert [layer.name for layer in names["plain"].layers] == ["hidden", "head"]

@@ -109,9 +109,9 @@ def export(
             `"ethos-u65-256"`, `"ethos-u85-256"` (the same for an Arm NPU: the file is
             compiled with Vela, as `<stem>_vela.tflite` beside it, of which the sources
             are). Or a device of your own that is like one of these: a dict, such as
-            `{"name": "board", "like": "microcontroller", "flash": 262144, "arena":
-            65536}`, or the path of a `.yaml` file of it;
-            `kprune.export.choosing.described` has the entries.
+            `{"name": "board", "like": "microcontroller", "flash": 262144}`, or the
+            path of a `.yaml` file of it; `kprune.export.choosing.described` has the
+            entries.
         quantization: `"none"`, `"float16"`, `"dynamic"`, `"int8"`, `"int16x8"`, or for
             android `"int4"` (weights only; needs `pip install 'kprune[int4]'`). By
             default `"dynamic"` for android, which needs no data, `"int8"` for
