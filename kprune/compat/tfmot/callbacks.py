@@ -12,6 +12,7 @@ import numpy as np
 
 from kprune.callbacks import PruningCallback
 from kprune.compat.tfmot.wrapping import PruneLowMagnitude
+from kprune.foreign import check_trained
 from kprune.layers import mask_constraints, pruned_layers, values
 from kprune.pruner import Pruner
 from kprune.summaries import write_scalar
@@ -138,6 +139,15 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             )
         super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
         self._pruning_writer: Any = None
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained(type(self).__name__, model)
+        super().set_model(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Writes the state of the masks."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 import keras
 
 from kprune.config import check_fraction
+from kprune.foreign import received
 from kprune.schedules import ConstantSparsity as OneShot
 from kprune.schedules import PolynomialDecay as Ramp
 from kprune.schedules import Schedule
@@ -288,8 +289,7 @@ def to_kprune(schedule: Any) -> Schedule:
         return Called(schedule)
     raise TypeError(
         "prune_low_magnitude: `pruning_schedule` must be a PruningSchedule, such as "
-        "ConstantSparsity(0.5, begin_step=0). Received "
-        f"{schedule!r} of type {type(schedule).__module__}.{type(schedule).__name__}."
+        f"kprune.compat.tfmot.ConstantSparsity(0.5, begin_step=0). {received(schedule)}"
     )
 
 
