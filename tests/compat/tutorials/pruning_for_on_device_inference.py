@@ -24,7 +24,7 @@ def in_colour(images):
 
 
 ds_train = tf.data.Dataset.from_tensor_slices((in_colour(train[0]), train[1]))
-ds_train = ds_train.cache().shuffle(len(train[0]), seed=0).batch(64).prefetch(1)
+ds_train = ds_train.cache().shuffle(len(train[0]), seed=0).batch(32).prefetch(1)
 test_images, test_labels = in_colour(test[0]), test[1]
 ds_test = tf.data.Dataset.from_tensor_slices((test_images, test_labels)).batch(64)
 
@@ -68,7 +68,7 @@ def compile_model(model):
 
 
 compile_model(dense_model)
-dense_model.fit(ds_train, epochs=3, validation_data=ds_test, verbose=0)
+dense_model.fit(ds_train, epochs=4, validation_data=ds_test, verbose=0)
 _, dense_accuracy = dense_model.evaluate(ds_test, verbose=0)
 
 end_epoch = 2
@@ -94,7 +94,7 @@ model_for_pruning = sparsity.prune_low_magnitude(dense_model, **pruning_params)
 compile_model(model_for_pruning)
 model_for_pruning.fit(
     ds_train,
-    epochs=end_epoch + 1,
+    epochs=end_epoch + 2,
     validation_data=ds_test,
     callbacks=[
         sparsity.UpdatePruningStep(),
@@ -113,6 +113,6 @@ found = {
     "of_file": evaluate(tflite, test_images, test_labels),
     "zeros": zeros(model_for_export),
     "refusal": refusal,
-    "bytes": [os.path.getsize(write("pruned.tflite", tflite))],
+    "pruned_bytes": os.path.getsize(write("pruned.tflite", tflite)),
     "dense_bytes": os.path.getsize(write("dense.tflite", dense_tflite)),
 }
