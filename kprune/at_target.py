@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kprune.callbacks import PruningCallback
+from kprune.foreign import check_trained
 from kprune.notices import Notices
 
 
@@ -56,7 +57,12 @@ class AtTarget(keras.callbacks.Callback):
         self._callback.set_params(params)
 
     def set_model(self, model: Any) -> None:
-        """Hands over the model."""
+        """Hands over the model.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained("AtTarget", model)
         super().set_model(model)
         self._callback.set_model(model)
 

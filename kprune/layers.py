@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.foreign import received
 from kprune.plan import Plan, Rule, resolve
 
 
@@ -130,7 +131,8 @@ class Pruned(keras.layers.Wrapper):
     Raises:
         ValueError: If the rule has `only` or `skip`; on building, if none of the
             layer's weights may be pruned, or `weights` names one that may not.
-        TypeError: If `rule` is not a `Rule`, or `layer` is `Pruned` already.
+        TypeError: If `rule` is not a `Rule`, or `layer` is no layer, or `Pruned`
+            already.
     """
 
     def __init__(
@@ -140,6 +142,8 @@ class Pruned(keras.layers.Wrapper):
         weights: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"Pruned: expected a layer of Keras 3. {received(layer)}")
         if isinstance(layer, Pruned):
             raise TypeError(f"Layer {layer.name!r} is pruned already.")
         if not isinstance(rule, Rule):

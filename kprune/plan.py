@@ -15,6 +15,7 @@ from kprune.allocation import Allocation, Erk, Explicit, Facts, Lamp, Threshold
 from kprune.axes import Axes
 from kprune.config import Config, check_fraction, get
 from kprune.criteria import Criterion, Magnitude, Scorer
+from kprune.foreign import is_keras_2, received
 from kprune.granularity import Channel, Element, Granularity
 from kprune.naming import is_pattern, matches, unknown
 from kprune.prunable import Candidate, candidates
@@ -479,11 +480,11 @@ def _matchers(name: str, value: Any) -> tuple[Matcher, ...] | None:
         return None
     matchers = tuple(value) if isinstance(value, list | tuple | set) else (value,)
     for matcher in matchers:
-        if not (isinstance(matcher, str | keras.layers.Layer) or callable(matcher)):
+        known = isinstance(matcher, str | keras.layers.Layer) or callable(matcher)
+        if not known or is_keras_2(matcher):
             raise TypeError(
                 f"Rule: `{name}` takes layers, layer classes, name patterns or "
-                f"functions from a layer to bool. Received {matcher!r} of type "
-                f"{type(matcher).__name__}."
+                f"functions from a layer to bool. {received(matcher)}"
             )
     return matchers
 

@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 import keras
 
 from kprune.axes import KINDS, Axes
+from kprune.foreign import received
 
 L = keras.layers
 LayerClass = TypeVar("LayerClass", bound=type)
@@ -124,7 +125,7 @@ def register_prunable(
     if not (isinstance(layer_class, type) and issubclass(layer_class, L.Layer)):
         raise TypeError(
             "register_prunable: `layer_class` must be a subclass of "
-            f"keras.layers.Layer. Received {layer_class!r}."
+            f"keras.layers.Layer. {received(layer_class)}"
         )
     if isinstance(weights, str) or not all(isinstance(name, str) for name in weights):
         raise TypeError(

@@ -530,7 +530,7 @@ class PiecewiseSparsity(Schedule):
                     "PiecewiseSparsity: `steps` must be in ascending order. Received "
                     f"{later!r} after {earlier!r}."
                 )
-        _check_frequency(self.frequency, "PiecewiseSparsity")
+        check_frequency(self.frequency, "PiecewiseSparsity")
 
     @property
     def begin_step(self) -> Moment:
@@ -701,7 +701,7 @@ def check_moment(name: str, value: Any, owner: str) -> None:
 def check_moments(timed: Timed, owner: str) -> None:
     """Raises unless begin, end and frequency are ones that can be."""
     check_span(timed.begin_step, timed.end_step, owner)
-    _check_frequency(timed.frequency, owner)
+    check_frequency(timed.frequency, owner)
 
 
 def check_span(begin: Moment, end: Moment, owner: str) -> None:
@@ -734,7 +734,8 @@ def plain_step(moment: Moment, fit: FitLength, earliest: int | None = None) -> i
     return step if earliest is None else max(step, earliest)
 
 
-def _check_frequency(every: Any, owner: str) -> None:
+def check_frequency(every: Any, owner: str) -> None:
+    """Raises unless it is a number of steps, or `None`."""
     if every is None:
         return
     if isinstance(every, bool) or not isinstance(every, int):

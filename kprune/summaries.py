@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kprune.callbacks import PruningCallback
+from kprune.foreign import check_trained
 from kprune.layers import mask_constraints, values
 from kprune.prunable import candidates
 
@@ -54,6 +55,15 @@ class PruningSummaries(keras.callbacks.Callback):
         self._histograms = histograms
         self._writer: Any = None
         self._written = 0
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained("PruningSummaries", model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens a file."""

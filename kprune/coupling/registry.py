@@ -12,6 +12,7 @@ import numpy as np
 
 from kprune.coupling.builder import MAKES, READS, SCALES, Builder, Rescale, Resize
 from kprune.coupling.layout import Block, Layout, Shape, reshaped
+from kprune.foreign import received
 
 Labels = np.ndarray | None
 Rule = Callable[["Call"], Any]
@@ -364,7 +365,7 @@ def register_coupling(layer_class: type, rule: Rule) -> None:
     if not (isinstance(layer_class, type) and issubclass(layer_class, base)):
         raise TypeError(
             "register_coupling: `layer_class` must be a subclass of "
-            f"keras.layers.Layer. Received {layer_class!r}."
+            f"keras.layers.Layer. {received(layer_class)}"
         )
     if not callable(rule):
         raise TypeError(

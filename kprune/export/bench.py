@@ -23,6 +23,7 @@ from kprune.export.litert import Session, check_survived, times
 from kprune.export.samples import Samples, collect, random_samples
 from kprune.export.tflm import MicroRun, check_installed, check_seconds
 from kprune.export.tflm import run as run_in_tflm
+from kprune.foreign import received
 from kprune.report import Arena, BenchReport, FileSize, OutputDifference, TimedFile
 
 RUNTIMES = {"litert": LITERT, "tflm": MICRO}
@@ -146,8 +147,7 @@ class _Measured:
 def _load(argument: str, path: Any) -> _File:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            f"`{argument}` must be the path of a '.tflite' file. Received: {path!r} of "
-            f"type {type(path).__name__}."
+            f"`{argument}` must be the path of a '.tflite' file. {received(path)}"
         )
     data = read_tflite(argument, path)
     content = tflite.parse(data)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kprune import evidence
+from kprune.foreign import received
 from kprune.naming import matches, unknown
 from kprune.notices import Notices
 from kprune.quantization.assembly import Builder, copy_weights
@@ -108,10 +109,7 @@ def quantize_aware(
 
 def _check(model: Any, data: Any, ranges: str, momentum: float) -> None:
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"quantize_aware: expected a Keras 3 model. Received {model!r} of type "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise TypeError(f"quantize_aware: expected a Keras 3 model. {received(model)}")
     check_backend("quantize_aware")
     if not has_graph(model):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from kprune.foreign import check_trained
 from kprune.moments import Moments
 from kprune.notices import Notices
 from kprune.quantization.fake_quantization import retrace, switches
@@ -61,6 +62,15 @@ class QuantizationCallback(keras.callbacks.Callback):
         check_given(_OWNER, optimizer)
         self._given_optimizer = optimizer
         self._moments: Moments | None = None
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained("QuantizationCallback", model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets an earlier fit, and finds what rounds."""

@@ -27,6 +27,7 @@ from kprune.export.interface import of_model
 from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
+from kprune.foreign import received
 from kprune.page.fits import record
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.epochs import EpochKeeper
@@ -431,10 +432,7 @@ def _without_limits(item: "Export") -> Target:
 def _compiling(model: Any) -> dict[str, Any]:
     """Returns what a model was compiled with; refuses one that recipes cannot take."""
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"{_OWNER}: `model` must be a Keras 3 model. Received {model!r} of type "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise TypeError(f"{_OWNER}: `model` must be a Keras 3 model. {received(model)}")
     if not has_graph(model) or not model.built or graph_of(model) is None:
         raise ValueError(
             f"{_OWNER}: {model.name!r} must be a Sequential or Functional model that "

@@ -9,7 +9,7 @@ import pytest
 import kprune
 import kprune.compat.tfmot as sparsity
 
-CURE = r"belongs to Keras 2 \(tf_keras\).*build it with `keras`, version 3"
+CURE = r"(?s)belongs to Keras 2 \(tf_keras\).*build it with `keras`, version 3"
 
 
 @pytest.fixture(scope="module")
@@ -27,64 +27,80 @@ def legacy(tf_keras):
     return model
 
 
+XY = np.ones((2, 4)), np.ones((2, 3))
+RULE = kprune.Rule(kprune.ConstantSparsity(0.5))
+
+
 def own():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model: kprune.prune(model, 0.5),
-        lambda model: kprune.prune(model.layers[0], 0.5),
-        kprune.strip,
-        kprune.hold_zeros,
-        kprune.release,
-        lambda model: kprune.Pruner(model, sparsity=0.5),
-        lambda model: kprune.cluster(model, 4),
-        lambda model: kprune.distill(model, own()),
-        lambda model: kprune.distill(own(), model),
-        kprune.advise,
-        kprune.prepare,
-        kprune.inspect,
-        kprune.plan_shrink,
-        kprune.shrink,
-        lambda model: kprune.export(model, "model.tflite"),
-        lambda model: kprune.PruningCallback(0.5).set_model(model),
-        lambda model: kprune.ClusteringCallback(4).set_model(model),
-    ],
-)
-def test_it_is_named_wherever_it_is_given(legacy, call):
-    with pytest.raises(TypeError, match=CURE):
-        call(legacy)
+def run_recipe(model):
+    recipe = kprune.Recipe(kprune.recipe.Prune(sparsity=0.5, epochs=1))
+    recipe.run(model, XY, XY, "folder")
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        sparsity.prune_low_magnitude,
-        lambda model: sparsity.prune_low_magnitude(model.layers[0]),
-        lambda model: sparsity.prune_low_magnitude(model.layers),
-        sparsity.strip_pruning,
-    ],
-)
-def test_it_is_named_by_tfmots_names_too(legacy, call):
-    """These raise what tfmot raises."""
-    with pytest.raises(ValueError, match=CURE):
-        call(legacy)
+CALLS = [
+    lambda model: kprune.prune(model, 0.5),
+    lambda model: kprune.prune(model.layers[0], 0.5),
+    lambda model: kprune.prune(own(), 0.5, only=model.layers[0]),
+    lambda model: kprune.prune(own(), 0.5, skip=[type(model.layers[0])]),
+    lambda model: kprune.Pruned(model.layers[0], RULE),
+    kprune.strip,
+    kprune.hold_zeros,
+    kprune.release,
+    lambda model: kprune.Pruner(model, sparsity=0.5),
+    lambda model: kprune.cluster(model, 4),
+    lambda model: kprune.distill(model, own()),
+    lambda model: kprune.distill(own(), model),
+    kprune.advise,
+    kprune.prepare,
+    kprune.inspect,
+    kprune.plan_shrink,
+    kprune.shrink,
+    kprune.quantize_aware,
+    lambda model: kprune.quantization_sensitivity(model, XY[0]),
+    kprune.bench,
+    lambda model: kprune.export(model, "model.tflite"),
+    lambda model: kprune.export(own(), "model.tflite", dense=model),
+    run_recipe,
+    lambda model: kprune.register_prunable(type(model.layers[0]), ["kernel"]),
+    lambda model: kprune.register_coupling(type(model.layers[0]), print),
+]
+# These raise what tfmot raises.
+CALLS_OF_TFMOT = [
+    sparsity.prune_low_magnitude,
+    lambda model: sparsity.prune_low_magnitude(model.layers[0]),
+    lambda model: sparsity.prune_low_magnitude(model.layers),
+    sparsity.strip_pruning,
+    sparsity.PruneForLatencyOnXNNPack().ensure_model_supports_pruning,
+]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: kprune.PruningCallback(0.5),
-        lambda: kprune.RewindCallback(0.5),
-        lambda: kprune.ClusteringCallback(4),
-        sparsity.UpdatePruningStep,
-    ],
-)
-def test_it_is_named_by_callbacks_in_its_fit(legacy, make):
-    with pytest.raises(TypeError, match=CURE):
-        legacy.fit(np.ones((2, 4)), np.ones((2, 3)), verbose=0, callbacks=[make()])
+# In one test, since what follows each of them takes a second with tf_keras.
+def test_it_is_named_wherever_it_is_given(legacy):
+    for call in CALLS:
+        with pytest.raises(TypeError, match=CURE):
+            call(legacy)
+    for call in CALLS_OF_TFMOT:
+        with pytest.raises(ValueError, match=CURE):
+            call(legacy)
+
+
+def test_it_is_named_by_callbacks_in_its_fit(legacy):
+    pruning = kprune.PruningCallback(0.5)
+    for callback in [
+        pruning,
+        kprune.RewindCallback(0.5),
+        kprune.ClusteringCallback(4),
+        kprune.QuantizationCallback(),
+        kprune.PruningSummaries(pruning, "logs"),
+        kprune.AtTarget(keras.callbacks.EarlyStopping(), pruning),
+        sparsity.UpdatePruningStep(),
+        sparsity.PruningSummaries("logs"),
+    ]:
+        with pytest.raises(TypeError, match=CURE):
+            legacy.fit(*XY, verbose=0, callbacks=[callback])
 
 
 def test_a_subclass_of_keras_2_is_named(tf_keras):

@@ -156,6 +156,23 @@ def test_training_stops_and_goes_on_from_a_file(tmp_path):
     assert case.shares(loaded) == pytest.approx([0.6, 0.6])
 
 
+def test_training_goes_on_from_an_h5_file_at_the_same_step(tmp_path):
+    """Keras 3 cannot train what it loaded; tfmot's users have such checkpoints."""
+    model = pruned(sparsity.PolynomialDecay(0.2, 0.6, 1, 4, 3, 1))
+    model.compile("adam", keras.losses.MeanSquaredError())
+    case.fit(model, steps=1)
+    model.save(tmp_path / "model.h5")
+    with sparsity.prune_scope():
+        loaded = keras.models.load_model(tmp_path / "model.h5")
+    assert case.shares(loaded) == pytest.approx([0.2, 0.2])
+    with pytest.warns(PruningWarning, match="Training goes on at step 1; what 'adam'"):
+        callback = case.fit(loaded, steps=3)
+    assert callback.report.step == 4
+    assert case.shares(loaded) == pytest.approx([0.6, 0.6])
+    for variable in loaded.optimizer.variables[2:]:
+        assert np.count_nonzero(np.array(variable)), variable.path
+
+
 def test_training_goes_on_past_the_end(tmp_path):
     model = pruned(sparsity.PolynomialDecay(0.2, 0.6, 0, 2, 3, 1))
     case.fit(model, steps=3)

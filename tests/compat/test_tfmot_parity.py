@@ -281,3 +281,14 @@ def test_names_and_arguments_are_the_same(tfmot):
         assert said == expected, name
     summaries = inspect.signature(sparsity.PruningSummaries).parameters
     assert list(summaries) == ["log_dir", "update_freq", "kwargs"]
+
+
+def test_where_tfmot_and_kprune_are_mixed_it_is_said(tfmot):
+    quoted = "`prune_low_magnitude` can only prune an object of the following types"
+    alone, schedule, policy, theirs = tfmot("mixed")
+    for said in (alone, schedule, policy):
+        assert "is imported beside kprune.compat.tfmot. It refuses" in said
+        assert quoted in said
+    for said in (schedule, policy):
+        assert "kprune.compat.tfmot has one of the same name, for Keras 3." in said
+    assert theirs.startswith(quoted)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 
 import numpy as np
 from tfmot_cases import Case
@@ -62,6 +63,32 @@ class Peer:
             for name, value in vars(self.sparsity).items()
             if not name.startswith("_") and callable(value)
         }
+
+    def mixed(self):
+        """Returns what is said where objects go between tfmot and kprune."""
+        import keras
+
+        import kprune.compat.tfmot as ours
+
+        theirs, dense = self.sparsity, keras.layers.Dense
+        said = []
+        for call in (
+            lambda: ours.prune_low_magnitude(dense(3)),
+            lambda: ours.prune_low_magnitude(dense(3), theirs.ConstantSparsity(0.5, 0)),
+            lambda: ours.prune_low_magnitude(
+                dense(3), pruning_policy=theirs.PruneForLatencyOnXNNPack()
+            ),
+            lambda: theirs.prune_low_magnitude(dense(3)),
+        ):
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                try:
+                    call()
+                    said.append("")
+                except (TypeError, ValueError) as error:
+                    said.append(str(error))
+            said[-1] += "".join(str(each.message) for each in warned)
+        return said
 
     def _model(self, case):
         layers = self.keras.layers

@@ -12,7 +12,9 @@ import numpy as np
 
 from kprune.callbacks import PruningCallback
 from kprune.compat.tfmot.wrapping import PruneLowMagnitude
+from kprune.foreign import check_trained
 from kprune.layers import mask_constraints, pruned_layers, values
+from kprune.notices import Notices
 from kprune.pruner import Pruner
 from kprune.summaries import write_scalar
 
@@ -50,6 +52,15 @@ class UpdatePruningStep(PruningCallback):
     def history(self) -> list[tuple[int, float]]:
         """List of `(step, sparsity)`, one pair per update of the masks."""
         return self._pruner.history if self._pruner else super().history
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        super().set_model(model)
+        _mend_optimizer(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the wrappers; in a loop of the user's own makes the first masks."""
@@ -139,6 +150,15 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
         self._pruning_writer: Any = None
 
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is to be trained.
+
+        Raises:
+            TypeError: If it is none of Keras 3.
+        """
+        check_trained(type(self).__name__, model)
+        super().set_model(model)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Writes the state of the masks."""
         super().on_epoch_begin(epoch, logs)
@@ -167,3 +187,22 @@ class PruningSummaries(keras.callbacks.TensorBoard):
                 write_scalar(f"{path}/sparsity", 1 - mask.mean(), step)
                 write_scalar(f"{path}/threshold", kept.min(initial=np.inf), step)
         self._pruning_writer.flush()
+
+
+def _mend_optimizer(model: keras.Model) -> None:
+    """Lets a model out of a `.h5` file, tfmot's way of checkpointing, be trained on.
+
+    Keras 3 gives its optimizer the steps that were made and none of the variables, and
+    fails in the first step.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built or optimizer._trainable_variables:
+        return
+    optimizer.built = False
+    optimizer.build(model.trainable_variables)
+    Notices().warn(
+        "Keras 3 reads nothing of an optimizer from a '.h5' file but its steps. "
+        f"Training goes on at step {int(optimizer.iterations)}; what "
+        f"{optimizer.name!r} had gathered of earlier gradients begins anew. Save "
+        "checkpoints as '.keras'."
+    )

@@ -8,6 +8,7 @@ import abc
 import keras
 
 from kprune.export.xnnpack import Outcome
+from kprune.foreign import received
 from kprune.preparation import foresee, in_words
 from kprune.rebuild import graph_of, has_graph
 
@@ -44,6 +45,8 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
                 zeros would be multiplied; the message says what is in the way.
         """
         owner = type(self).__name__
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"{owner}: expected a Keras 3 model. {received(model)}")
         if not has_graph(model):
             raise ValueError(
                 f"{owner}: {model.name!r} is a subclassed model "

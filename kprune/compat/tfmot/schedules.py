@@ -12,9 +12,10 @@ from typing import Any, Self
 import keras
 
 from kprune.config import check_fraction
+from kprune.foreign import received
 from kprune.schedules import ConstantSparsity as OneShot
 from kprune.schedules import PolynomialDecay as Ramp
-from kprune.schedules import Schedule
+from kprune.schedules import Schedule, check_frequency, check_span
 
 _PACKAGE = "kprune.compat"
 
@@ -104,11 +105,16 @@ class ConstantSparsity(PruningSchedule):
         frequency: int = 100,
     ) -> None:
         owner = type(self).__name__
-        self.target_sparsity = _fraction("target_sparsity", target_sparsity, owner)
+        self.target_sparsity = _number("target_sparsity", target_sparsity, owner)
+        check_fraction("target_sparsity", self.target_sparsity, owner)
         self.begin_step = _integer("begin_step", begin_step, owner)
         self.end_step = _integer("end_step", end_step, owner)
         self.frequency = _integer("frequency", frequency, owner)
-        _check_steps(self, owner)
+        has_end = self.end_step != -1
+        check_span(
+            self.begin_step, self.end_step if has_end else self.begin_step, owner
+        )
+        check_frequency(self.frequency, owner)
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Returns whether masks are made anew at `step`, and the target sparsity."""
@@ -153,8 +159,8 @@ class PolynomialDecay(PruningSchedule):
         frequency: int = 100,
     ) -> None:
         owner = type(self).__name__
-        self.initial_sparsity = _fraction("initial_sparsity", initial_sparsity, owner)
-        self.final_sparsity = _fraction("final_sparsity", final_sparsity, owner)
+        self.initial_sparsity = _number("initial_sparsity", initial_sparsity, owner)
+        self.final_sparsity = _number("final_sparsity", final_sparsity, owner)
         self.begin_step = _integer("begin_step", begin_step, owner)
         self.end_step = _integer("end_step", end_step, owner)
         self.power = _number("power", power, owner)
@@ -164,9 +170,7 @@ class PolynomialDecay(PruningSchedule):
                 f"{owner}: `end_step` must be a step, at which the sparsity is reached."
                 " Received -1."
             )
-        _check_steps(self, owner)
-        # The order of the sparsities, and the power.
-        to_kprune(self)
+        _ramp(self)  # Raises where a value cannot be.
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Returns whether masks are made anew at `step`, and the sparsity then."""
@@ -276,20 +280,23 @@ def to_kprune(schedule: Any) -> Schedule:
     if type(schedule) is ConstantSparsity:
         return OneShot(schedule.target_sparsity, schedule.begin_step)
     if type(schedule) is PolynomialDecay:
-        return Ramp(
-            schedule.initial_sparsity,
-            schedule.final_sparsity,
-            schedule.begin_step,
-            schedule.end_step,
-            schedule.power,
-            schedule.frequency,
-        )
+        return _ramp(schedule)
     if isinstance(schedule, PruningSchedule):
         return Called(schedule)
     raise TypeError(
         "prune_low_magnitude: `pruning_schedule` must be a PruningSchedule, such as "
-        "ConstantSparsity(0.5, begin_step=0). Received "
-        f"{schedule!r} of type {type(schedule).__module__}.{type(schedule).__name__}."
+        f"kprune.compat.tfmot.ConstantSparsity(0.5, begin_step=0). {received(schedule)}"
+    )
+
+
+def _ramp(schedule: PolynomialDecay) -> Ramp:
+    return Ramp(
+        schedule.initial_sparsity,
+        schedule.final_sparsity,
+        schedule.begin_step,
+        schedule.end_step,
+        schedule.power,
+        schedule.frequency,
     )
 
 
@@ -323,32 +330,3 @@ def _number(name: str, value: Any, owner: str) -> float:
             f"{type(value).__name__}."
         )
     return value if isinstance(value, int) else float(value)
-
-
-def _fraction(name: str, value: Any, owner: str) -> float:
-    number = _number(name, value, owner)
-    check_fraction(name, number, owner)
-    return number
-
-
-def _check_steps(schedule: Any, owner: str) -> None:
-    begin, end, frequency = (
-        schedule.begin_step,
-        schedule.end_step,
-        schedule.frequency,
-    )
-    if begin < 0:
-        raise ValueError(f"{owner}: `begin_step` must be at least 0. Received {begin}.")
-    if end < -1:
-        raise ValueError(
-            f"{owner}: `end_step` must be at least 0, or -1 for no end. Received {end}."
-        )
-    if -1 < end < begin:
-        raise ValueError(
-            f"{owner}: `end_step` must not lie before `begin_step`. Received "
-            f"begin_step={begin}, end_step={end}."
-        )
-    if frequency < 1:
-        raise ValueError(
-            f"{owner}: `frequency` must be at least 1. Received {frequency}."
-        )

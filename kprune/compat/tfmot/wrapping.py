@@ -7,6 +7,7 @@ import abc
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import keras
 from kprune.allocation import Uniform
 from kprune.compat.tfmot.policies import PruningPolicy
 from kprune.compat.tfmot.schedules import ConstantSparsity, to_kprune
+from kprune.foreign import received
 from kprune.granularity import Block, Element, Granularity, NofM
 from kprune.layers import Pruned, mask_of, pruned_layers
 from kprune.notices import Notices
@@ -114,6 +116,7 @@ def prune_low_magnitude(
             the arguments say; or if an argument is out of its range.
         TypeError: If an argument is of the wrong type.
     """
+    _warn_of_tfmot()
     way = _Way.of(
         pruning_schedule,
         block_size,
@@ -197,7 +200,8 @@ class _Way:
         if policy is not None and not isinstance(policy, PruningPolicy):
             raise TypeError(
                 "prune_low_magnitude: `pruning_policy` must be a PruningPolicy, such "
-                f"as PruneForLatencyOnXNNPack(). Received {policy!r}."
+                "as kprune.compat.tfmot.PruneForLatencyOnXNNPack(). "
+                f"{received(policy)}"
             )
         if not m_by_n:
             if inputs == outputs == 1:
@@ -345,6 +349,18 @@ def _warn_of(left: list[str]) -> None:
     if left:
         lines = "".join(f"\n- {line}" for line in left)
         Notices().warn(f"Weights that prune_low_magnitude leaves dense:{lines}")
+
+
+def _warn_of_tfmot() -> None:
+    """Warns where models go between kprune and tfmot, whose own words name neither."""
+    if "tensorflow_model_optimization" in sys.modules:
+        Notices().warn(
+            "tensorflow_model_optimization is imported beside kprune.compat.tfmot. It "
+            "refuses models and layers of Keras 3, kprune's among them, with '"
+            "`prune_low_magnitude` can only prune an object of the following types': "
+            "of Keras 2, these are. And it turns `tf.keras` into Keras 2, which kprune "
+            "refuses. Take its import out; kprune.compat.tfmot has the same names."
+        )
 
 
 def _block(value: Any) -> tuple[int, int]:
