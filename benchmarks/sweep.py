@@ -59,7 +59,7 @@ def space(trial: Any) -> Recipe:
 def main() -> None:
     """Trains, measures, searches and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     trained = FOLDER / "model.keras"

@@ -413,7 +413,7 @@ def _check_numbers(**numbers: Any) -> None:
 
 def _check_folder(root: Path) -> None:
     """Makes the folder; refuses one that holds something else."""
-    if root.is_dir() and any(root.iterdir()) and not (root / "study.log").exists():
+    if root.is_dir() and any(root.iterdir()) and not (root / "lock").exists():
         raise ValueError(
             f"{_OWNER}: {str(root)!r} holds other files. Name a folder that is empty, "
             "or not there yet."
