@@ -937,7 +937,8 @@ def _refusals(left: Callable[[], str] = str) -> Iterator[None]:
         console.print(f"warning: {message}", markup=False, soft_wrap=True)
 
     # Python adds the line of code that a warning is of, which is none of the user's.
-    printed, warnings.showwarning = warnings.showwarning, warn
+    printed = warnings.showwarning
+    warnings.showwarning = warn  # type: ignore[assignment]
     try:
         yield
     except (ValueError, OSError) as error:
