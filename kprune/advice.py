@@ -486,7 +486,12 @@ def _channels(
         return dataclasses.replace(whole, layers=(), bytes_after=whole.bytes_before)
     cures = []
     free = {group.name for group in plan.groups}
-    odd = [w for w in plan.widths if w.group in free and w.before % multiple]
+    # Heads go one by one: the channels of each are not their number.
+    odd = [
+        w
+        for w in plan.widths
+        if w.group in free and w.kind != "heads" and w.before % multiple
+    ]
     if multiple > 1 and odd:
         cures.append(
             f"{len(odd)} of {len(plan.widths)} layers have widths that are no "

@@ -2,6 +2,7 @@
 
 python notebooks/run.py           # a short setting, nothing is written
 python notebooks/run.py --write   # the full setting; outputs go into the notebooks
+python notebooks/run.py 03 05     # only those whose names begin so
 """
 
 import argparse
@@ -17,12 +18,18 @@ from nbclient import NotebookClient
 def main() -> None:
     """Runs each notebook in this folder."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="how the notebooks' names begin")
     parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
+    arguments = parser.parse_args()
+    write, names = arguments.write, tuple(arguments.names) or ("",)
     os.environ["KPRUNE_QUICK"] = "0" if write else "1"
-    notebooks = sorted(Path(__file__).parent.glob("*.ipynb"))
+    notebooks = [
+        path
+        for path in sorted(Path(__file__).parent.glob("*.ipynb"))
+        if path.name.startswith(names)
+    ]
     if not notebooks:
-        sys.exit("There are no notebooks here.")
+        sys.exit("There are no such notebooks here.")
     for path in notebooks:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)

@@ -169,6 +169,12 @@ def test_odd_widths_on_an_npu_are_named():
     assert "1 of 3 layers" in cure and "odd 20" in cure and "multiple=16" in cure
 
 
+def test_the_number_of_heads_is_no_width():
+    inputs = keras.Input((4, 16))
+    model = keras.Model(inputs, L.MultiHeadAttention(3, 8)(inputs, inputs))
+    assert kprune.advise(model, "ethos-u55-128").option(CHANNEL).cures == ()
+
+
 def test_models_without_a_graph_keep_their_channels_and_say_so():
     class Subclassed(keras.Model):
         def __init__(self):
