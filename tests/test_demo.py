@@ -133,9 +133,9 @@ def result(arena):
         encoded = FileSize(25_000, 18_000)
         rows += (demo.Row(demo.ENCODED_INT8, "e", 0.98, 0.9, encoded, arena, None),)
         decoding = Latency("TFLM", "plain", 0.2, 0.25, 0.8, 0.7, 0.9, 99)
-    facts = ("A fact.",)
+    facts, written = ("A fact.",), ("a.tflite", "out/report.html")
     return demo.Result(
-        "digits", 0.9, 40, 20, 0, 100_000, 500, rows, decoding, facts, ("a.tflite",)
+        "digits", 0.9, 40, 20, 0, 100_000, 500, rows, decoding, facts, written
     )
 
 
@@ -161,6 +161,7 @@ def test_tables_show_what_was_measured_and_what_changed_it():
     text = " ".join(" ".join(lines).split())
     assert "same outputs bit for bit, in 1.25 times the time" in text
     assert "note: A fact." in lines
+    assert "As a page:      open out/report.html in a browser" in lines
     # Nothing is cut on an ordinary terminal.
     assert not any("…" in line for line in lines)
 

@@ -180,6 +180,10 @@ def test_a_chart_has_its_points_in_its_frame():
     middle = (chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2
     assert points == ((chart.left, chart.bottom), middle)
     assert path == f"M{chart.left}.0 {chart.bottom}.0H{middle[0]}V{middle[1]}"
+    marks = [(0, "1 train"), (5, "2 shrink"), (99, "3 quantize_aware")]
+    begins = charts.chart("share", [line], 100, marks).marks
+    assert [row for *_, row in begins] == [0, 1, 0]
+    assert begins[0][2] == chart.left + 3 and begins[2][2] < chart.right - 80
     assert charts.chart("nothing", [charts.Line("a", ())], 100) is None
     assert charts.chart("no steps", [line], 0) is None
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 22, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 34, 30
+_LETTER = 6.2  # About the width of one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +39,15 @@ class Chart:
         lines: Name, path and points of each line; the path is empty for points alone.
         x_ticks: Places and texts along the bottom.
         y_ticks: Places and texts along the left.
-        marks: Places and texts of what happened when.
+        marks: Places and texts of what happened when, where the text begins, and in
+            which of two rows.
     """
 
     title: str
     lines: tuple[tuple[str, str, tuple[Point, ...]], ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
-    marks: tuple[tuple[float, str], ...]
+    marks: tuple[tuple[float, str, float, int], ...]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -101,8 +103,22 @@ def chart(
         tuple(drawn),
         tuple((x_of(x), f"{x:,.0f}") for x in nice_ticks(0, end, 4) if x <= end),
         tuple((y_of(y), f"{y:.4g}") for y in ticks),
-        tuple((x_of(x), text) for x, text in marks),
+        _placed([(x_of(x), text) for x, text in marks]),
     )
+
+
+def _placed(
+    marks: Sequence[tuple[float, str]],
+) -> tuple[tuple[float, str, float, int], ...]:
+    """Returns marks with places for their texts, in the picture and side by side."""
+    placed, ends = [], [0.0, 0.0]
+    for x, text in marks:
+        long = _LETTER * len(text)
+        begin = round(min(x + 3, WIDTH - long), 1)
+        row = 0 if ends[0] <= begin else 1
+        ends[row] = begin + long
+        placed.append((x, text, begin, row))
+    return tuple(placed)
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
