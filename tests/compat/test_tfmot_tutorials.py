@@ -18,6 +18,7 @@ from kprune.notices import PruningWarning
 
 tf = pytest.importorskip("tensorflow")
 FOLDER = pathlib.Path(__file__).parent / "tutorials"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
