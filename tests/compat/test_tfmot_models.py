@@ -67,6 +67,19 @@ class Subclassed(keras.Model):
         return self.dense(x)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Cell(L.SimpleRNNCell):
+    """A cell that nobody knows."""
+
+
+@keras.saving.register_keras_serializable("tests")
+class PrunableCell(Cell, sparsity.PrunableLayer):
+    """One that says itself what is pruned."""
+
+    def get_prunable_weights(self):
+        return [self.recurrent_kernel]
+
+
 # What is wrapped.
 
 
@@ -89,7 +102,14 @@ class Subclassed(keras.Model):
             (3, 4),
             ["kernel", "recurrent_kernel"] * 2,
         ),
+        (lambda: L.RNN(PrunableCell(3)), (3, 4), ["recurrent_kernel"]),
+        (
+            lambda: L.RNN([L.GRUCell(3), PrunableCell(3)]),
+            (3, 4),
+            ["kernel", "recurrent_kernel", "recurrent_kernel"],
+        ),
         # tfmot refuses these.
+        (lambda: L.RNN(Cell(3)), (3, 4), ["kernel", "recurrent_kernel"]),
         (lambda: L.ConvLSTM2D(2, 2), (2, 4, 4, 1), ["kernel", "recurrent_kernel"]),
         (
             lambda: L.Bidirectional(L.LSTM(3)),
@@ -416,6 +436,26 @@ def test_groups_hold_in_training(layer, shape, m_by_n):
     kernel = np.array(pruned.trainable_variables[0])
     zeros = np.moveaxis(kernel == 0, -2, -1).reshape(-1, m_by_n[1])
     assert (zeros.sum(axis=1) == m_by_n[0]).all()
+
+
+def test_groups_need_axes_of_any_number():
+    """tfmot takes two or four, and fails in training."""
+    model = keras.Sequential([L.Input((3, 4, 4, 8)), L.Conv3D(2, (1, 2, 2))])
+    pruned = sparsity.prune_low_magnitude(model, sparsity_m_by_n=(2, 4))
+    case.begin(pruned)
+    assert case.share_of_zeros(pruned) == 0.5
+    model = keras.Sequential([L.Input((8,)), Prunable()])
+    with pytest.raises(ValueError, match="needs to know its axes"):
+        sparsity.prune_low_magnitude(model, sparsity_m_by_n=(2, 4))
+
+
+def test_models_in_models_are_pruned_in_training():
+    """tfmot's own test of them prunes nothing."""
+    inner = keras.Sequential([L.Input((6,)), L.Dense(8), L.Dropout(0.1)])
+    model = keras.Sequential([L.Input((6,)), inner, L.Dense(4)])
+    pruned = sparsity.prune_low_magnitude(model, case.every_step(0.75))
+    case.fit(pruned)
+    assert case.shares(pruned) == [0.75, 0.75]
 
 
 def test_groups_at_the_end_of_seven_channels():

@@ -18,6 +18,7 @@ from kprune.notices import PruningWarning
 
 tf = pytest.importorskip("tensorflow")
 FOLDER = pathlib.Path(__file__).parent / "tutorials"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_comprehensive_guide(on_kprune, on_tfmot):
     assert theirs["own"][1] < 0.1
     assert ours["steps"] == theirs["steps"] == 2
     assert ours["bytes"][0] < ours["unstripped_bytes"]
-    assert 0.4 < ours["blocks"][0] < 0.6
+    assert 0.2 < ours["blocks"][0] < 0.8
     compare(ours, theirs)
 
 
