@@ -510,7 +510,7 @@ def _channels(
         verdict=(
             "Bytes, multiplications and memory get less on every runtime; accuracy "
             "suffers more than from as many scattered zeros. "
-            f"{len(plan.refusals)} groups of channels have to stay."
+            f"Groups of channels that have to stay: {len(plan.refusals)}."
         ),
         cures=tuple(cures),
     )
