@@ -754,6 +754,27 @@ def recipe() -> str:
     return table(head, rows, document)
 
 
+def road() -> str:
+    """Returns the README's sentences on what a whole recipe brings."""
+    document = load("recipe")
+    if document is None or not document["summary"]:
+        return NOT_RUN
+    lines = []
+    for row in document["summary"]:
+        faster = [
+            f"{_range(values, '.1f')} times as fast in {runtime.partition(',')[0]}"
+            for runtime, values in row["times_faster"].items()
+        ]
+        lines.append(
+            f"- {row['net']}: {_range(row['bytes'], ',')} bytes instead of "
+            f"{row['dense_bytes']:,}, {_range(row['times_smaller'], '.1f')} times "
+            "smaller; "
+            f"{', '.join(faster)}; {row['dense_accuracy']:.2f} % dense, "
+            f"{row['accuracy']:.2f} % in the file (mean of {row['seeds']} seeds)."
+        )
+    return "\n".join(lines)
+
+
 def smallest() -> str:
     """Returns the README's sentence on the smallest file."""
     document = load("combined")
@@ -939,6 +960,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "channels": channels,
         "encoded": encoded,
         "phones": phones,
+        "road": road,
         "smallest": smallest,
     },
 }
