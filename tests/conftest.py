@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 # Scripts for processes of their own: importing them sets up devices, or Keras 2.
-collect_ignore_glob = ["distribution/*.py", "compat/make_tfmot_files.py"]
+collect_ignore_glob = [
+    "distribution/*.py",
+    "compat/make_tfmot_files.py",
+    "compat/tutorials/*.py",
+]
 
 
 @pytest.fixture(autouse=True)

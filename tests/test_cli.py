@@ -223,7 +223,7 @@ def test_unknown_classes_are_named_with_the_cure(tmp_path):
     keras.Sequential([keras.Input((4,)), Mine(2)]).save(path)
     keras.saving.get_custom_objects().pop("here>Mine")
     result = run("export", path, tmp_path / "m.tflite")
-    assert refused(result, "Mine", "kprune.export(model, ...)")
+    assert refused(result, "Mine", "load it in Python, where they are defined")
     assert "Full object config" not in result.stderr
     assert not (tmp_path / "m.tflite").exists()
 

@@ -214,6 +214,8 @@ def test_a_stop_in_mid_training_says_how_to_go_on(here):
     """By Ctrl-C in the second epoch of the second stage, by SIGTERM in the third."""
     module(
         "import os, signal, keras\n"
+        # A suite that runs in a shell's background is deaf to Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Batches(keras.utils.PyDataset):\n"
         "    def __len__(self): return 5\n"
         "    def __getitem__(self, index):\n"

@@ -26,7 +26,7 @@ def requires(monkeypatch):
 
 def test_only_extras_that_exist_are_told():
     extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
-    developers = {"test", "dev", "notebook", "bench"}
+    developers = {"test", "dev", "docs", "notebook", "bench"}
     assert set(kprune_doctor.EXTRAS) == set(extras) - developers
 
 
