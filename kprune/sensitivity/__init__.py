@@ -88,9 +88,9 @@ def sensitivity(
         model: A built, compiled model of any kind. It is left as it was, also if an
             error or Ctrl-C ends the trials: weights, masks, statistics, metrics and
             optimizer. What masks prune already stays pruned in all trials.
-        data: What to evaluate on, which training has not seen: `(x, y)` or `(x, y,
-            sample_weight)` of arrays, or a `tf.data.Dataset` or `PyDataset` of batches.
-            It is read once per trial.
+        data: What to evaluate on, which training has not seen: `(x, y)` of arrays, or
+            with sample weights `(x, y, weights)`; or a `tf.data.Dataset` or `PyDataset`
+            of batches. It is read once per trial.
         sparsities: Shares of a weight's units, in [0, 1). By default 0.25, 0.5,
             0.7, 0.8, 0.9 and 0.95; with `NofM` its own.
         metric: Name of a compiled metric, or of a loss, as `evaluate(return_dict=True)`
