@@ -39,6 +39,20 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+CompiledModel = Annotated[
+    Path, typer.Argument(help="The .keras file; best of a compiled model.")
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="Keras's name of the loss.",
+        show_default="what the file was saved with",
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(help="With --loss: Keras's name of a metric, once for each."),
+]
 
 
 class _Terminated(KeyboardInterrupt):
@@ -230,9 +244,7 @@ def advise(
     "  [bold]kprune prune m.keras --data data:make --recipe recipe.yaml[/bold]"
 )
 def prune(
-    model: Annotated[
-        Path, typer.Argument(help="The .keras file; best of a compiled model.")
-    ],
+    model: CompiledModel,
     data: Annotated[
         str | None,
         typer.Option(
@@ -273,17 +285,8 @@ def prune(
             show_default="android",
         ),
     ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Keras's name of the loss.",
-            show_default="what the file was saved with",
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
-    ] = None,
+    loss: Loss = None,
+    metric: Metrics = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for all files.", show_default="MODEL-pruned"),
@@ -354,9 +357,7 @@ def prune(
     "--plot s.png --lost 0.01[/bold]"
 )
 def sensitivity(
-    model: Annotated[
-        Path, typer.Argument(help="The .keras file; best of a compiled model.")
-    ],
+    model: CompiledModel,
     data: Annotated[
         str,
         typer.Option(
@@ -398,17 +399,8 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(help="A .png or .svg file to draw the curves in.")
     ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Keras's name of the loss.",
-            show_default="what the file was saved with",
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
-    ] = None,
+    loss: Loss = None,
+    metric: Metrics = None,
     json: Json = False,
 ) -> None:
     """Measure what the model loses where one weight alone is pruned.
@@ -456,9 +448,7 @@ def sensitivity(
     "--workers 4 --objective accuracy --objective macs --plot sweep.png[/bold]"
 )
 def sweep(
-    model: Annotated[
-        Path, typer.Argument(help="The .keras file; best of a compiled model.")
-    ],
+    model: CompiledModel,
     space: Annotated[
         str,
         typer.Argument(
@@ -484,17 +474,8 @@ def sweep(
     plot: Annotated[
         Path | None, typer.Option(help="A .png or .svg file to draw the trials in.")
     ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Keras's name of the loss.",
-            show_default="what the file was saved with",
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="With --loss: Keras's name of a metric, once for each."),
-    ] = None,
+    loss: Loss = None,
+    metric: Metrics = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for all files.", show_default="MODEL-swept"),
