@@ -3,12 +3,16 @@
 This module changes when something else of a fit is worth keeping.
 """
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from kprune.callbacks import PruningCallback
+from kprune.export.files import write_together
 from kprune.page import weights
 from kprune.report import EpochRecord, FitRecord, Refusal, floats
 
@@ -55,3 +59,19 @@ def record(
         refusals=(*refusals, *dense),
         notices=tuple(text for report in reports for text in report.notices),
     )
+
+
+def beside(model: Path) -> Path:
+    """Returns where the record of the fit lies that made a model's file."""
+    return model.with_name(f"{model.stem}_fit.json")
+
+
+def write(fit: FitRecord, model: Path) -> None:
+    """Writes a record beside a model's file, whole or not at all."""
+    text = json.dumps(dataclasses.asdict(fit), indent=1)
+    write_together({beside(model): text.encode()})
+
+
+def read(model: Path) -> FitRecord:
+    """Returns the record beside a model's file."""
+    return FitRecord.from_dict(json.loads(beside(model).read_text()))

@@ -3,8 +3,6 @@
 This module changes when something else belongs to that state.
 """
 
-import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export.files import write_together
+from kprune.page import fits
 from kprune.report import FitRecord
 
 
@@ -33,7 +31,7 @@ class EpochKeeper(keras.callbacks.Callback):
         seed: Of the stage.
     """
 
-    tell: Callable[[Mapping[str, Sequence[Any]]], FitRecord] | None = None
+    tell: Callable[[Mapping[str, Sequence[Any]]], FitRecord]
     """Returns what the fit has to tell, of the logs of its epochs by name."""
 
     def __init__(self, made: Path, seed: int) -> None:
@@ -41,7 +39,7 @@ class EpochKeeper(keras.callbacks.Callback):
         self._made, self._seed = made, seed
         self._logs: dict[str, list[Any]] = {}
         file, _ = self.kept()
-        self.before = None if file is None else _read(file)
+        self.before = None if file is None else fits.read(file)
         """What the fit had to tell that was stopped, `None` if there was none."""
 
     def kept(self) -> tuple[Path | None, int]:
@@ -68,9 +66,7 @@ class EpochKeeper(keras.callbacks.Callback):
         file = self._made.with_name(f"{self._made.stem}_epoch_{epoch + 1}.keras")
         for name, value in (logs or {}).items():
             self._logs.setdefault(name, []).append(value)
-        if self.tell is not None:
-            text = json.dumps(dataclasses.asdict(self.tell(self._logs)))
-            write_together({_told(file): text.encode()})
+        fits.write(self.tell(self._logs), file)
         partial = file.with_name(f"partial_{file.name}")
         self.model.save(partial)
         os.replace(partial, file)
@@ -81,18 +77,6 @@ class EpochKeeper(keras.callbacks.Callback):
         return [*self._made.parent.glob(f"{self._made.stem}_epoch_*.keras")]
 
 
-def _told(file: Path) -> Path:
-    """Returns where lies what the fit had to tell when a file was written."""
-    return file.with_suffix(".json")
-
-
-def _read(file: Path) -> FitRecord | None:
-    told = _told(file)
-    if not told.exists():
-        return None
-    return FitRecord.from_dict(json.loads(told.read_text()))
-
-
 def _remove(file: Path) -> None:
     file.unlink()
-    _told(file).unlink(missing_ok=True)
+    fits.beside(file).unlink(missing_ok=True)

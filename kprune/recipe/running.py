@@ -28,7 +28,7 @@ from kprune.export.litert import Session
 from kprune.export.samples import collect
 from kprune.export.targets import Target
 from kprune.foreign import received
-from kprune.page.fits import record
+from kprune.page.fits import read, record, write
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.epochs import EpochKeeper
 from kprune.recipe.page import of_run
@@ -123,11 +123,10 @@ class Running:
                     say(f"{called}: training")
                     keeper = EpochKeeper(made, self._recipe.seed + number)
                     trained, fit = self._trained(number, path, teacher, keeper, verbose)
-                    text = json.dumps(dataclasses.asdict(fit), indent=1)
-                    write_together({_told(made): text.encode()})
+                    write(fit, made)
                     self._save(trained, made)
                     keeper.clear()
-                fits.append(FitRecord.from_dict(json.loads(_told(made).read_text())))
+                fits.append(read(made))
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
@@ -501,11 +500,6 @@ def _hold(model: keras.Model) -> None:
     """Holds what is zero, if something is."""
     with contextlib.suppress(ValueError):
         hold_zeros(model)
-
-
-def _told(model: Path) -> Path:
-    """Returns where the record of the fit is that made a model's file."""
-    return model.with_name(f"{model.stem}_fit.json")
 
 
 def _refused(stage: Stage, model: keras.Model) -> list[Refusal]:
