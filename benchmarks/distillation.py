@@ -10,6 +10,7 @@ three seeds on one free core:
 
 - `sparse`: the tutorial network, pruned to 0.95. 20 minutes.
 - `channels`: ResNet-8 shrunk to a quarter of its multiplications. An hour.
+- `long`: the same, dense for 8 epochs and shrunk for 20. An hour and a half.
 - `choice`: temperatures and weights of the teacher at 0.95, for choosing between them
   with `--validation` and another `--out`.
 """
@@ -49,9 +50,11 @@ def _pair(*args: Any, **kwargs: Any) -> tuple[TaughtRun, ...]:
 
 CNN = (Phase(8, 1e-3), Phase(8, 2e-3))
 RESNET = (Phase(4, 2e-3), Phase(4, 2e-3))
+RESNET_LONG = (Phase(8, 2e-3), Phase(20, 2e-3))
 SUITES = {
     "sparse": _pair("cnn", CNN, 0.95),
     "channels": _pair("resnet8", RESNET, macs=0.25, how="shrink"),
+    "long": _pair("resnet8", RESNET_LONG, macs=0.25, how="shrink"),
     "choice": tuple(
         TaughtRun("cnn", CNN, 0.95, alpha=alpha, temperature=temperature)
         for alpha, temperature in ((0, 2), (0.5, 2), (0.9, 2), (0.5, 4), (0.9, 4))

@@ -116,6 +116,7 @@ BENCHMARKS = tuple(
         ("structured", "shrink_time", "shrink_time", 3),
         ("distillation", "distillation", "distillation", 20, "--suite sparse"),
         ("distillation", "distillation", "distillation", 60, "--suite channels"),
+        ("distillation", "distillation", "distillation", 90, "--suite long"),
         ("int8", INT8, INT8, 50, RESNET),
         ("int8", INT8, INT8, 40, "--suite dscnn"),
         ("int8", f"tfmot_{INT8}", f"peers.tfmot_{INT8}", 50, RESNET, TFMOT),
