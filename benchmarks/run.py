@@ -95,8 +95,8 @@ BENCHMARKS = tuple(
     for row in (
         ("training", "training_step", "training_step", 50),
         ("training", "tfmot_training_step", "peers.tfmot_training_step", 10, "", TFMOT),
-        ("training", INT8_STEP, INT8_STEP, 6),
-        ("training", f"tfmot_{INT8_STEP}", f"peers.tfmot_{INT8_STEP}", 6, "", TFMOT),
+        ("training", INT8_STEP, INT8_STEP, 10),
+        ("training", f"tfmot_{INT8_STEP}", f"peers.tfmot_{INT8_STEP}", 10, "", TFMOT),
         ("mask-update", "mask_update", "mask_update", 5),
         ("mask-update", "model_update", "model_update", 4),
         ("mask-update", "histograms", "histograms", 2),

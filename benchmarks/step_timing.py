@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import networks, protocol
+from benchmarks import fashion_mnist, networks, protocol
 from benchmarks.protocol import rounds
 
 BATCH_SIZE = 32
@@ -105,7 +105,7 @@ def compare(lanes: dict[str, Lane], steps: int, count: int) -> dict[str, list[fl
 
 def measure(
     keras: Any,
-    network: str,
+    network: Callable[[Any], Any],
     change: Callable[[Any, Any, range], tuple[Any, list[Any]]],
     steps: int,
     count: int,
@@ -115,7 +115,7 @@ def measure(
 
     Args:
         keras: The Keras package of both.
-        network: One of `networks.NETWORKS`.
+        network: Builds the network, given the package.
         change: Returns the changed model and the callbacks of its fit, given the model,
             its data and the steps that are measured.
         steps: Steps per round, a multiple of `STEPS_PER_TURN`.
@@ -126,7 +126,7 @@ def measure(
 
     def lane(changed: bool) -> Lane:
         keras.utils.set_random_seed(0)
-        model = networks.NETWORKS[network](keras)
+        model = network(keras)
         data = networks.random_data(model)
         callbacks: list[Any] = []
         if changed:
@@ -152,7 +152,9 @@ def int8_main(
 ) -> None:
     """Measures what rounding adds to a step: the script of kprune and of its peer."""
     args, names = options(docstring), ("float32", "int8")
+    nets = {"resnet8": networks.resnet8, "dscnn": fashion_mnist.dscnn}
     results = {
-        "resnet8": measure(keras, "resnet8", aware, args.steps, args.rounds, names)
+        name: measure(keras, network, aware, args.steps, args.rounds, names)
+        for name, network in nets.items()
     }
     protocol.finish(benchmark, results, args, steps=args.steps)

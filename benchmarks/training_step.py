@@ -61,7 +61,8 @@ def measure(row: str, steps: int, rounds: int) -> dict:
     def pruned(model: Any, data: Any, measured: range) -> tuple[Any, list[Any]]:
         return model, [callback(row, data, measured)]
 
-    result = step_timing.measure(keras, name, pruned, steps, rounds)
+    network = networks.NETWORKS[name]
+    result = step_timing.measure(keras, network, pruned, steps, rounds)
     return protocol.judged(result, at_most=networks.TARGETS[name])
 
 

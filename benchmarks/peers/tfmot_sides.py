@@ -154,7 +154,8 @@ class Measured:
             begin, end = measured.start, measured.stop
             return self._side.pruned(model, 0.9, begin, end, frequency)
 
-        return step_timing.measure(self._keras, net, pruned, steps, rounds)
+        network = networks.NETWORKS[net]
+        return step_timing.measure(self._keras, network, pruned, steps, rounds)
 
     def mask_update(self) -> list[float]:
         """Returns the CPU milliseconds of a first and of a later update."""

@@ -34,10 +34,10 @@ def pruned(model: Any, data: Any, steps: range) -> tuple[Any, list[Any]]:
 def main() -> None:
     args = step_timing.options(__doc__)
     results = {}
-    for name in networks.NETWORKS:
+    for name, network in networks.NETWORKS.items():
         print(f"{name}: CPU milliseconds per step", flush=True)
         results[name] = step_timing.measure(
-            tf_keras, name, pruned, args.steps, args.rounds
+            tf_keras, network, pruned, args.steps, args.rounds
         )
     protocol.finish(
         "tfmot_training_step", results, args, steps=args.steps, frequency=FREQUENCY

@@ -20,7 +20,7 @@ from kprune.foreign import received
 from kprune.inspection import patterns
 from kprune.model_file import load_model
 from kprune.prunable import candidates
-from kprune.report import FileSize, Zeros, table
+from kprune.report import FileSize, Zeros, share_of_zeros, table
 
 _LABELS_SHOWN = 5
 
@@ -77,8 +77,7 @@ class Inspection:
     @property
     def sparsity(self) -> float:
         """Share of zeros over all listed weights together, in [0, 1]."""
-        size = sum(weight.size for weight in self.weights)
-        return sum(weight.zeros for weight in self.weights) / size if size else 0.0
+        return share_of_zeros(self.weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the findings as plain Python values."""
