@@ -37,7 +37,7 @@ from kprune.export.xnnpack import Outcome, Verdict, judge
 from kprune.foreign import received
 from kprune.granularity import Channel
 from kprune.preparation import Change, planned_changes
-from kprune.report import table
+from kprune.report.text import table
 from kprune.structure import plan_shrink
 
 ELEMENT, CHANNEL, TWO_OF_FOUR = "scattered zeros", "fewer channels", "2 of 4 zeros"

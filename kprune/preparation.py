@@ -21,7 +21,7 @@ from kprune.export.precision import in_float32
 from kprune.export.targets import UNPACKED
 from kprune.export.xnnpack import Outcome, Verdict, judge
 from kprune.rebuild import Chain, Changes, graph_of, has_graph, nodes_of, plain, rebuild
-from kprune.report import table
+from kprune.report.text import table
 
 L = keras.layers
 

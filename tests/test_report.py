@@ -11,8 +11,8 @@ from kprune.report import (
     Report,
     SkippedWeight,
     WeightRecord,
-    table,
 )
+from kprune.report.text import table
 
 WEIGHTS = (
     WeightRecord("a/kernel", (4, 5), 10, 0.5, "file"),

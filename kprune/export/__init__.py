@@ -59,14 +59,7 @@ from kprune.export.tflm import (
 from kprune.export.tflm import run as run_in_tflm
 from kprune.export.trained import check_trained, is_trained, refuse_trained
 from kprune.export.unrolling import without_loops
-from kprune.report import (
-    FileSize,
-    Latency,
-    Npu,
-    NpuEstimate,
-    OutputDifference,
-    Report,
-)
+from kprune.report import FileSize, Latency, Npu, NpuEstimate, OutputDifference, Report
 
 _BATCH = 32
 

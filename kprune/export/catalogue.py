@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from kprune.export.targets import Pattern, Target
-from kprune.report import table
+from kprune.report.text import table
 
 
 def listing(targets: Sequence[Target]) -> str:

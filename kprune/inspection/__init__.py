@@ -20,7 +20,9 @@ from kprune.foreign import received
 from kprune.inspection import patterns
 from kprune.model_file import load_model
 from kprune.prunable import candidates
-from kprune.report import FileSize, Zeros, share_of_zeros, table
+from kprune.report import FileSize
+from kprune.report.pruning import Zeros, share_of_zeros
+from kprune.report.text import table
 
 _LABELS_SHOWN = 5
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from kprune.inspection import Inspection, inspect
-from kprune.report import table
+from kprune.report.text import table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kprune.export.files import check_path, write_together
-from kprune.report import FileSize, FitRecord, Latency, without_infinities
+from kprune.report import FileSize, FitRecord, Latency
+from kprune.report.text import without_infinities
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import keras
 from kprune.callbacks import PruningCallback
 from kprune.export.files import write_together
 from kprune.page import weights
-from kprune.report import EpochRecord, FitRecord, Refusal, floats
+from kprune.report import EpochRecord, FitRecord, Refusal
+from kprune.report.text import floats
 
 
 def record(

@@ -7,14 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
-from kprune.report import (
-    FileSize,
-    FitRecord,
-    Latency,
-    floats,
-    table,
-    without_infinities,
-)
+from kprune.report import FileSize, FitRecord, Latency
+from kprune.report.text import floats, table, without_infinities
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,8 @@ from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
 from kprune.recipe.written import snake
-from kprune.report import FitRecord, Refusal, Report, floats
+from kprune.report import FitRecord, Refusal, Report
+from kprune.report.text import floats
 from kprune.transform import hold_zeros
 
 if TYPE_CHECKING:

@@ -28,8 +28,6 @@ from kprune.report.pruning import (
     Refusal,
     SkippedWeight,
     WeightRecord,
-    Zeros,
-    share_of_zeros,
 )
 from kprune.report.quantization import (
     LayerSensitivity,
@@ -37,7 +35,6 @@ from kprune.report.quantization import (
     QuantizedLayer,
     SensitivityReport,
 )
-from kprune.report.text import floats, table, without_infinities
 
 __all__ = [
     "Arena",
@@ -66,9 +63,4 @@ __all__ = [
     "TimedFile",
     "Timing",
     "WeightRecord",
-    "Zeros",
-    "floats",
-    "share_of_zeros",
-    "table",
-    "without_infinities",
 ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kprune.charts import COLOURS, FAINT, write_chart
-from kprune.report import SkippedWeight, table, without_infinities
+from kprune.report import SkippedWeight
+from kprune.report.text import table, without_infinities
 
 _SIZE = (8.0, 4.4)  # Inches.
 

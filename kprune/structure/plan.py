@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kprune.report import Refusal, table
+from kprune.report import Refusal
+from kprune.report.text import table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kprune.charts import COLOURS, write_chart
-from kprune.report import table, without_infinities
+from kprune.report.text import table, without_infinities
 
 COSTS = {
     "bytes": "bytes of the file",
