@@ -1,67 +1,31 @@
 """`kprune.export`: a Keras model becomes a file that was run on the device's runtime.
 
-This module changes when the order of that work does; each step is in a module of its
-own. Everything that can be checked is checked before anything is converted, and the
-files are written last, after the file has loaded, run and agreed with Keras.
+Everything that can be checked is checked before anything is converted (`options`); the
+file is converted, loaded, run and compared with Keras (`proving`); it is weighed and
+timed (`weighing`); and only then files are written. This module changes when the order
+of that work does.
 """
 
-import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from kprune.export import (
-    keeping,
-    limits,
-    mixed,
-    notes,
-    options,
-    ranges,
-    sparse,
-    tflite,
-    vela,
-)
-from kprune.export import labels as labelling
-from kprune.export.baseline import TOO_LARGE, without_zeros
-from kprune.export.capacity import check_fits, fits
-from kprune.export.choosing import Device, choose, limited
-from kprune.export.compare import check as check_differences
-from kprune.export.compare import compare
-from kprune.export.convert import check_backend, convert
-from kprune.export.cost import count_macs
-from kprune.export.csource import check_free, render
-from kprune.export.ends import described, of_file
-from kprune.export.files import check_path, write_together
+from kprune.export import limits, options, weighing
+from kprune.export.baseline import without_zeros
+from kprune.export.choosing import Device
+from kprune.export.csource import render
+from kprune.export.files import write_together
 from kprune.export.firmware import Memory, describe
-from kprune.export.flash import Encoded, arena_of, encode_and_prove
-from kprune.export.interface import Interface, of_model
-from kprune.export.labels import Labels
-from kprune.export.latency import DENSE, FILLED, LITERT, MICRO, PLAIN, summarise
-from kprune.export.litert import Session, times
-from kprune.export.metadata import with_labels
-from kprune.export.precision import in_float32
-from kprune.export.pruned import names as weight_names
-from kprune.export.pruned import parameters, records, weights_of
-from kprune.export.samples import Samples, interface_and_samples
-from kprune.export.slim import slim as slimmed
-from kprune.export.targets import NEEDS_DATA, UNPACKED, Target
-from kprune.export.tflm import (
-    RUN_SECONDS,
-    MicroRun,
-    check_installed,
-    check_operators,
-    check_seconds,
-)
-from kprune.export.tflm import run as run_in_tflm
-from kprune.export.trained import check_trained, is_trained, refuse_trained
-from kprune.export.unrolling import without_loops
-from kprune.report import FileSize, Latency, Npu, NpuEstimate, OutputDifference, Report
-
-_BATCH = 32
+from kprune.export.flash import Encoded
+from kprune.export.options import Options
+from kprune.export.proving import Proven, prove
+from kprune.export.reporting import report
+from kprune.export.tflm import RUN_SECONDS, MicroRun
+from kprune.export.vela import Compiled, compiled
+from kprune.report import Report
 
 
 def export(
@@ -163,262 +127,60 @@ def export(
             converted, the runtime cannot run it, it computes wrongly, or it exceeds a
             limit. Nothing is written then.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(options.not_a_model("model", model))
-    file = check_path(path)
-    chosen, quantization = choose(target, check_trained(model, quantization))
-    chosen = limited(chosen, flash, arena)
-    if not is_trained(model):
-        options.check_data(quantization, representative_data)
-    options.check_numbers(num_samples, tolerance)
-    if float_layers is not None:
-        refuse_trained("float_layers", model)
-    kept_names = keeping.check(float_layers, quantization, model)
-    options.check_encoding(encode, decoding_bytes, chosen, quantization)
-    check_seconds("run_seconds", run_seconds)
-    label_names = options.read_labels(labels, chosen, c_source)
-    micro, npu = chosen.micro, chosen.npu
-    if npu is not None:
-        vela.check_installed(chosen)
-    if micro:
-        check_installed(f"target={chosen.name!r}")
-        if c_source:
-            check_free(file)
-    check_backend()
-    check_fits(model, quantization, chosen.quantizations, "model")
-    if isinstance(dense, keras.Model):
-        check_fits(dense, "none", (), "dense")
-        dense, _ = without_loops(dense, "none", chosen)
-    elif dense is not None:
-        dense = options.read_dense(dense, benchmark)
-
-    computing = in_float32(model)
-    straight, unrolled = without_loops(computing, quantization, chosen)
-    interface, samples = interface_and_samples(
-        computing, representative_data, num_samples
-    )
-    expected = _keras_outputs(interface, samples)
-    if unrolled:
-        computing, interface = straight, of_model(straight)
-    labelled = None
-    if label_names is not None:
-        first = interface.output_names[0]
-        labelled = labelling.of_output(label_names, first, expected[0].shape[1:])
-
-    plain, kept = b"", {}
-    if kept_names:
-        plain = convert(interface, computing, "none", None, False)
-        kept = keeping.operators(plain, interface, computing, kept_names)
-
-    def converted(sparsely: bool) -> bytes:
-        data = convert(
-            interface, computing, quantization, samples, chosen.integer_io, sparsely
-        )
-        data = mixed.with_float(data, plain, kept) if kept else data
-        if quantization in NEEDS_DATA:
-            ranges.check_observed(data, samples.count)
-        if micro:
-            check_operators(data, chosen)
-        if labelled is not None and not micro:
-            description = _description(model, quantization)
-            data = with_labels(data, labelled, model.name, description)
-        return slimmed(data) if (chosen.slim if slim is None else slim) else data
-
-    data = converted(sparsely=False)
-    session = Session(data, of_file(data, interface))
-    names = interface.output_names
-    differences = compare(
-        names, "LiteRT", expected, session.run(samples), session.steps
-    )
-    check_differences(differences, quantization, tolerance)
-    run = encoded = None
-    if micro:
-        filled = without_zeros(data) if benchmark and not encode else None
-        run = run_in_tflm(data, session.ends, samples, filled, run_seconds=run_seconds)
-        in_tflm = compare(names, chosen.runtime, expected, run.outputs, session.steps)
-        check_differences(in_tflm, quantization, tolerance)
-        differences += in_tflm
-        if encode:
-            called = weight_names(weights_of(model), tflite.parse(data))
-            encoded = encode_and_prove(
-                data,
-                FileSize.of(data),
-                run,
-                session.ends,
-                samples,
-                called,
-                decoding_bytes,
-                benchmark,
-                run_seconds,
-            )
-
-    stored = None
-    if chosen.encoding == UNPACKED and quantization in sparse.QUANTIZATIONS:
-        stored = sparse.store(data, encode, lambda: converted(sparsely=True))
-        if stored.content is not None:
-            session = Session(stored.content, of_file(stored.content, interface))
-            outputs = session.run(samples)
-            differences = compare(names, "LiteRT", expected, outputs, session.steps)
-            check_differences(differences, quantization, tolerance)
-
-    content = data
-    if encoded is not None:
-        content = encoded.content
-    elif stored is not None and stored.content is not None:
-        content = stored.content
-    contents = {file: content}
-    estimates = None
-    if npu is not None:
-        content, estimate = vela.compile_file(data, npu)
-        estimates = estimate, vela.compile_file(without_zeros(data), npu)[1]
-        contents[_compiled_path(file)] = content
-    limits.check(chosen, content, data, run, encoded)
-    dense_data, dense_from = _dense_file(
-        dense, data, quantization, interface, computing
-    )
-    latency = _latency(
-        session,
-        interface,
-        data,
-        dense_data,
-        dense_from,
-        samples,
-        run,
-        encoded,
-        benchmark,
-    )
-    if run is not None and c_source:
-        memory = _memory(run, encoded, estimates)
-        note = f"the Keras model {model.name} in {_kind(quantization)}, "
-        note += f"for {chosen.name}."
-        facts = describe(content, memory, run.example, labelled)
-        contents |= render(facts, file, note)
-    report = _report(
-        model=model,
-        target=chosen,
-        quantization=quantization,
-        contents=contents,
-        plain=data,
-        dense_size=FileSize.of(dense_data),
-        dense_from=dense_from,
-        session=session,
-        interface=interface,
-        samples=samples,
-        differences=differences,
-        latency=latency,
-        run=run,
-        encoded=encoded,
-        stored=stored,
+    asked = options.check(
+        model,
+        path,
+        target,
+        quantization,
+        representative_data,
+        dense=dense,
+        num_samples=num_samples,
+        tolerance=tolerance,
+        benchmark=benchmark,
+        c_source=c_source,
         encode=encode,
-        estimates=estimates,
-        unrolled=unrolled,
-        labelled=labelled,
-        float_layers=tuple(dict.fromkeys(kept.values())),
+        decoding_bytes=decoding_bytes,
+        slim=slim,
+        flash=flash,
+        arena=arena,
+        run_seconds=run_seconds,
+        labels=labels,
+        float_layers=float_layers,
     )
+    proven = prove(asked)
+    npu = None
+    if asked.target.npu is not None:
+        npu = compiled(proven.plain, without_zeros(proven.plain), asked.target.npu)
+    stored = proven.content if npu is None else npu.content
+    limits.check(asked.target, stored, proven.plain, proven.run, proven.encoded)
+    weighed = weighing.weigh(asked, proven)
+    contents = _contents(asked, proven, npu)
+    result = report(asked, proven, weighed, npu, contents)
     write_together(contents)
-    return report
+    return result
 
 
-def _keras_outputs(interface: Interface, samples: Samples) -> list[np.ndarray]:
-    """Returns Keras's own outputs; `predict` would leave a trace in the model."""
-    batches = []
-    for start in range(0, samples.count, _BATCH):
-        batch = [array[start : start + _BATCH] for array in samples.arrays]
-        tensors = [keras.ops.convert_to_tensor(array) for array in batch]
-        outputs = interface.call(tensors)
-        batches.append([keras.ops.convert_to_numpy(output) for output in outputs])
-    expected = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    for name, values in zip(interface.output_names, expected, strict=True):
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"Output {name!r} of the Keras model itself has values that are NaN or "
-                "infinite, so that there is nothing to compare the file with. Check "
-                "the model's weights."
-            )
-    return expected
+def _contents(
+    asked: Options, proven: Proven, npu: Compiled | None
+) -> dict[Path, bytes]:
+    """Returns what is to be written, by path, the `.tflite` file first."""
+    contents = {asked.file: proven.content}
+    if npu is not None:
+        contents[asked.compiled_file] = npu.content
+    if proven.run is not None and asked.c_source:
+        note = f"the Keras model {asked.model.name} in {asked.stored_as}, "
+        note += f"for {asked.target.name}."
+        content = proven.content if npu is None else npu.content
+        memory = _memory(proven.run, proven.encoded, npu)
+        facts = describe(content, memory, proven.run.example, proven.labels)
+        contents |= render(facts, asked.file, note)
+    return contents
 
 
-def _dense_file(
-    dense: keras.Model | bytes | None,
-    data: bytes,
-    quantization: str,
-    interface: Interface,
-    model: keras.Model,
-) -> tuple[bytes, str]:
-    """Returns the dense float32 file to compare sizes with, and what it is."""
-    if isinstance(dense, bytes):
-        return dense, "the file passed as `dense`"
-    if dense is not None:
-        converted = convert(of_model(dense), dense, "none", None, False)
-        return converted, f"the model {dense.name!r}, passed as `dense`"
-    if not fits(model, "none"):
-        return without_zeros(data), TOO_LARGE
-    if quantization != "none":
-        data = convert(interface, model, "none", None, False)
-    return (
-        without_zeros(data),
-        "this model's own float32 file, its zeros replaced by random values",
-    )
-
-
-def _latency(
-    session: Session,
-    interface: Interface,
-    data: bytes,
-    dense_data: bytes,
-    dense_from: str,
-    samples: Samples,
-    run: MicroRun | None,
-    encoded: Encoded | None,
-    benchmark: bool,
-) -> tuple[Latency, ...]:
-    if not benchmark:
-        return ()
-    if encoded is not None:  # No other runtime runs it.
-        elsewhere = f"{MICRO}, decoding outside of the arena"
-        return (
-            summarise(MICRO, PLAIN, *encoded.run.times),
-            summarise(elsewhere, PLAIN, *encoded.elsewhere.times),
-        )
-    row = next(samples.rows())
-    filled = without_zeros(data)
-    baselines = {FILLED: Session(filled, of_file(filled, interface))}
-    if dense_from != TOO_LARGE and _same_interface(dense_data, data):
-        baselines[DENSE] = Session(dense_data, of_file(dense_data, interface))
-    found = times([*baselines.values(), session], row)
-    result = [
-        summarise(LITERT, name, before, found[-1])
-        for name, before in zip(baselines, found, strict=False)
-    ]
-    if run is not None and run.times:
-        result.append(summarise(MICRO, FILLED, *run.times))
-    return tuple(result)
-
-
-def _same_interface(first: bytes, second: bytes) -> bool:
-    """Returns whether two files have the same inputs and outputs, types aside."""
-    return _ends(first) == _ends(second) is not None
-
-
-def _ends(data: bytes) -> list[dict[str, tuple[int, ...]]] | None:
-    """Returns shapes of inputs and outputs by name; `None` without a signature."""
-    file = tflite.parse(data)
-    if not file.signatures:
-        return None
-    tensors, signature = file.subgraphs[0].tensors, file.signatures[0]
-    return [
-        {name: tensors[index].shape for name, index in named.items()}
-        for named in (signature.inputs, signature.outputs)
-    ]
-
-
-def _memory(
-    run: MicroRun,
-    encoded: Encoded | None,
-    estimates: tuple[NpuEstimate, NpuEstimate] | None,
-) -> Memory:
-    if estimates is not None:
-        return Memory(estimates[0].memory_bytes.get("sram", 0), planned=True)
+def _memory(run: MicroRun, encoded: Encoded | None, npu: Compiled | None) -> Memory:
+    """Returns the memory that a microcontroller needs for a file."""
+    if npu is not None:
+        return Memory(npu.estimate.memory_bytes.get("sram", 0), planned=True)
     if encoded is not None:
         return Memory(
             encoded.run.arena_bytes,
@@ -426,111 +188,3 @@ def _memory(
             arena_bytes_then=encoded.elsewhere.arena_bytes,
         )
     return Memory(run.arena_bytes)
-
-
-def _kind(quantization: str) -> str:
-    return "float32" if quantization == "none" else quantization
-
-
-def _description(model: keras.Model, quantization: str) -> str:
-    try:
-        version = importlib.metadata.version("kprune")
-    except importlib.metadata.PackageNotFoundError:  # Run from its source folder.
-        version = "from source"
-    total, nonzero = parameters(model)
-    return (
-        f"Written by kprune ({version}): {total - nonzero:,} of {total:,} parameters "
-        f"are zero; {_kind(quantization)}."
-    )
-
-
-def _report(
-    *,
-    model: keras.Model,
-    target: Target,
-    quantization: str,
-    contents: dict[Path, bytes],
-    plain: bytes,
-    dense_size: FileSize,
-    dense_from: str,
-    session: Session,
-    interface: Interface,
-    samples: Samples,
-    differences: Sequence[OutputDifference],
-    latency: tuple[Latency, ...],
-    run: MicroRun | None,
-    encoded: Encoded | None,
-    stored: sparse.Sparse | None,
-    encode: bool | None,
-    estimates: tuple[NpuEstimate, NpuEstimate] | None,
-    unrolled: Sequence[str],
-    labelled: Labels | None,
-    float_layers: tuple[str, ...],
-) -> Report:
-    files = list(contents)
-    data = contents[files[0]]
-    parsed = tflite.parse(plain)
-    macs = count_macs(parsed)
-    weights, lost = records(weights_of(model), parsed)
-    total, nonzero = parameters(model)
-    compared_on = (
-        f"{samples.count} random inputs (no representative_data was given)"
-        if samples.random
-        else f"{samples.count} samples of representative_data"
-    )
-    return Report(
-        path=str(files[0]),
-        files=tuple(map(str, files)),
-        target=target.name,
-        runtime=target.runtime,
-        quantization=quantization,
-        inputs=described(session.ends.inputs),
-        outputs=described(session.ends.outputs),
-        size=FileSize.of(data),
-        dense_size=dense_size,
-        dense_from=dense_from,
-        weights=weights,
-        parameters=total,
-        nonzero_parameters=nonzero,
-        macs=macs.total,
-        nonzero_macs=macs.nonzero,
-        uncounted=macs.uncounted,
-        operators=tflite.parse(data).operator_counts(),
-        differences=tuple(differences),
-        compared_on=compared_on,
-        latency=latency,
-        arena=None if run is None else arena_of(encoded.run if encoded else run),
-        encoding=None if encoded is None else encoded.facts,
-        npu=_npu(target, files[0], estimates),
-        labels=() if labelled is None else labelled.names,
-        float_layers=float_layers,
-        notes=(
-            *lost,
-            *notes.of_labels(labelled, target),
-            *notes.of_unrolled(unrolled),
-            *notes.of_npu(parsed, target, estimates),
-            *notes.of_encoding(
-                plain, run if target.npu is None else None, encoded, bool(encode)
-            ),
-            *notes.of_zeros(stored, encode),
-            *notes.of_unmeasured(latency, dense_from),
-            *notes.of_quantization(parsed, quantization, float_layers),
-            *notes.of_difference(differences),
-            *notes.of_latency(latency),
-            *(fact.text for fact in target.facts),
-        ),
-    )
-
-
-def _compiled_path(file: Path) -> Path:
-    return file.with_name(f"{file.stem}_vela{file.suffix}")
-
-
-def _npu(
-    target: Target, file: Path, estimates: tuple[NpuEstimate, NpuEstimate] | None
-) -> Npu | None:
-    if target.npu is None or estimates is None:
-        return None
-    system = f"{target.npu.system}, {target.npu.memory}"
-    compiled = str(_compiled_path(file))
-    return Npu(target.npu.accelerator, system, compiled, *estimates)

@@ -3,15 +3,153 @@
 This module changes when an option is added, or its limits change.
 """
 
+import dataclasses
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from kprune.export import int4, sparse
+import keras
+
+from kprune.export import int4, keeping, sparse, vela
 from kprune.export import labels as labelling
-from kprune.export.files import read_tflite
+from kprune.export.capacity import check_fits
+from kprune.export.choosing import Device, choose, limited
+from kprune.export.convert import check_backend
+from kprune.export.csource import check_free
+from kprune.export.files import check_path, read_tflite
 from kprune.export.litert import check_survived
 from kprune.export.targets import DECODED, NEEDS_DATA, UNPACKED, Target
+from kprune.export.tflm import check_installed, check_seconds
+from kprune.export.trained import check_trained, is_trained, refuse_trained
+from kprune.export.unrolling import without_loops
 from kprune.foreign import received
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What one export was asked for; `kprune.export` says what each entry is.
+
+    Args:
+        model: The Keras model.
+        file: The `.tflite` file to write.
+        target: The device, with its limits.
+        quantization: How the file is quantised.
+        data: What was passed as `representative_data`.
+        num_samples: The most samples of it to use.
+        tolerance: The largest difference from Keras; `None` for the usual one.
+        dense: What sizes are compared with: a model, a file's bytes, or `None`.
+        benchmark: Whether times are measured.
+        c_source: Whether sources for firmware are written.
+        encode: Whether weights are stored in fewer bytes; `None` for the usual.
+        decoding_bytes: The most bytes of a weight that is decoded.
+        slim: Whether what no runtime reads is left out.
+        run_seconds: The most seconds of a run in TensorFlow Lite Micro.
+        labels: What the entries of the first output are called.
+        float_layers: Names of layers that stay in float32, for each thing given.
+    """
+
+    model: keras.Model
+    file: Path
+    target: Target
+    quantization: str
+    data: Any
+    num_samples: int
+    tolerance: float | None
+    dense: keras.Model | bytes | None
+    benchmark: bool
+    c_source: bool
+    encode: bool | None
+    decoding_bytes: int | None
+    slim: bool
+    run_seconds: float
+    labels: tuple[str, ...] | None
+    float_layers: list[tuple[str, ...]]
+
+    @property
+    def compiled_file(self) -> Path:
+        """Where the file stands that an NPU's compiler makes."""
+        return self.file.with_name(f"{self.file.stem}_vela{self.file.suffix}")
+
+    @property
+    def stored_as(self) -> str:
+        """The quantisation, as what it makes of the weights."""
+        return "float32" if self.quantization == "none" else self.quantization
+
+
+def check(
+    model: Any,
+    path: str | os.PathLike[str],
+    target: Device,
+    quantization: str | None,
+    data: Any,
+    *,
+    dense: Any,
+    num_samples: int,
+    tolerance: float | None,
+    benchmark: bool,
+    c_source: bool,
+    encode: bool | None,
+    decoding_bytes: int | None,
+    slim: bool | None,
+    flash: int | None,
+    arena: int | None,
+    run_seconds: float,
+    labels: Sequence[str] | str | os.PathLike[str] | None,
+    float_layers: Any,
+) -> Options:
+    """Returns what was asked for, if it can be done.
+
+    Raises:
+        TypeError: If the model, path or data is of the wrong type.
+        ValueError: If an argument is unknown, or does not fit the others, the model or
+            what is installed.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(not_a_model("model", model))
+    file = check_path(path)
+    chosen, quantization = choose(target, check_trained(model, quantization))
+    chosen = limited(chosen, flash, arena)
+    if not is_trained(model):
+        check_data(quantization, data)
+    check_numbers(num_samples, tolerance)
+    if float_layers is not None:
+        refuse_trained("float_layers", model)
+    kept = keeping.check(float_layers, quantization, model)
+    check_encoding(encode, decoding_bytes, chosen, quantization)
+    check_seconds("run_seconds", run_seconds)
+    names = read_labels(labels, chosen, c_source)
+    if chosen.npu is not None:
+        vela.check_installed(chosen)
+    if chosen.micro:
+        check_installed(f"target={chosen.name!r}")
+        if c_source:
+            check_free(file)
+    check_backend()
+    check_fits(model, quantization, chosen.quantizations, "model")
+    if isinstance(dense, keras.Model):
+        check_fits(dense, "none", (), "dense")
+        dense, _ = without_loops(dense, "none", chosen)
+    elif dense is not None:
+        dense = read_dense(dense, benchmark)
+    return Options(
+        model=model,
+        file=file,
+        target=chosen,
+        quantization=quantization,
+        data=data,
+        num_samples=num_samples,
+        tolerance=tolerance,
+        dense=dense,
+        benchmark=benchmark,
+        c_source=c_source,
+        encode=encode,
+        decoding_bytes=decoding_bytes,
+        slim=chosen.slim if slim is None else slim,
+        run_seconds=run_seconds,
+        labels=names,
+        float_layers=kept,
+    )
 
 
 def not_a_model(argument: str, value: Any) -> str:

@@ -7,6 +7,7 @@ Source: https://pypi.org/project/ethos-u-vela/, version 5.2.
 """
 
 import csv
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -31,6 +32,30 @@ def check_installed(target: Target) -> None:
             f"target={target.name!r} compiles the file with Arm's Vela, whose package "
             "is not installed. Install it: pip install 'kprune[ethos]'"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A file for an NPU.
+
+    Args:
+        content: The compiled file.
+        estimate: What Vela estimates of it.
+        filled: What it estimates of the same file without zeros.
+    """
+
+    content: bytes
+    estimate: NpuEstimate
+    filled: NpuEstimate
+
+
+def compiled(data: bytes, filled: bytes, npu: Npu) -> Compiled:
+    """Returns a file compiled for an NPU, beside the estimate of one without zeros.
+
+    Raises:
+        ValueError: If Vela fails, crashes or does not end; with its own words.
+    """
+    return Compiled(*compile_file(data, npu), compile_file(filled, npu)[1])
 
 
 def compile_file(data: bytes, npu: Npu) -> tuple[bytes, NpuEstimate]:
