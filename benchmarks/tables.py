@@ -948,6 +948,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     HERE.parent / "docs" / "beyond_one_machine.md": {"histograms": histograms},
     HERE.parent / "docs" / "clustering.md": {"clustering": clustering},
+    HERE.parent / "docs" / "distillation.md": {"distillation": distillation},
     HERE.parent / "docs" / "migrating_from_tfmot.md": {
         "tfmot_side_by_side": tfmot_side_by_side
     },

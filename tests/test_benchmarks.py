@@ -210,7 +210,7 @@ def test_the_runner_lists_what_it_would_run(capsys: pytest.CaptureFixture) -> No
         ["training", "tfmot_quantization_aware_step"],
         ["mask-update", "mask_update"],
     ]
-    assert lines[-1].startswith("At most 1.3 hours")
+    assert lines[-1].startswith("At most 1.4 hours")
     assert run.main(["--list", "training_step"]) == 0
     assert re.search(r"\(is there\)\nAt most 0.0 hours", capsys.readouterr().out)
     with pytest.raises(SystemExit):
