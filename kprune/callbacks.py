@@ -8,9 +8,11 @@ from typing import Any
 
 import keras
 
+from kprune.distillation import student_of
 from kprune.foreign import check_trained
 from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
 from kprune.judges import callbacks_of_fit, traps
+from kprune.layers import drive
 from kprune.plan import Plan
 from kprune.report import PruningReport
 from kprune.schedules import FitLength
@@ -135,6 +137,7 @@ class PruningCallback(keras.callbacks.Callback):
         # only `on_epoch_begin` says where a resumed fit begins.
         self._updates = self._guarding = self._final_report = None
         self.at_target = False
+        drive(student_of(self.model))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: finds the weights and checks the schedule."""

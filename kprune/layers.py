@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from kprune.foreign import received
+from kprune.notices import Notices
 from kprune.plan import Plan, Rule, resolve
 
 
@@ -115,7 +116,8 @@ class Pruned(keras.layers.Wrapper):
     (`kernel_mask`), so that a saved model carries them. The zeros are exact in the
     inner layer's variables, not put there on the way: inference and saving need no
     masking. Wrappers are driven by `kprune.PruningCallback()` during `fit`; make them
-    with `kprune.prune`, and unwrap with `kprune.strip`.
+    with `kprune.prune`, and unwrap with `kprune.strip`. A model that is trained before
+    it has masks, with nothing that makes them, gets a `PruningWarning`, once.
 
     Args:
         layer: The layer to prune. Its weights may be nested in inner layers.
@@ -127,6 +129,9 @@ class Pruned(keras.layers.Wrapper):
             be pruned.
         **kwargs: Arguments of `keras.layers.Layer`. The name is the inner layer's
             unless another one is given.
+
+    Attributes:
+        is_driven: Whether something has begun to make its masks.
 
     Raises:
         ValueError: If the rule has `only` or `skip`; on building, if none of the
@@ -164,6 +169,8 @@ class Pruned(keras.layers.Wrapper):
         self.rule = rule
         self.pruned_weights = None if weights is None else tuple(weights)
         self.supports_masking = layer.supports_masking
+        self.is_driven = False
+        self._is_told = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Builds the inner layer if need be, and calls it."""
@@ -208,9 +215,29 @@ class Pruned(keras.layers.Wrapper):
                 )
         return {name: found[name] for name in self.pruned_weights}
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the inner layer."""
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        """Calls the inner layer, which knows by itself whether it is trained."""
+        if training and not self.is_driven:
+            self.on_undriven()
         return self.layer(*args, **kwargs)
+
+    def on_undriven(self) -> None:
+        """Warns in training, before the first mask, if nothing makes masks."""
+        # Seen while a step is traced, or once: steps pay nothing for it.
+        if self._is_told or keras.config.backend() != "tensorflow":
+            return
+        model = self._get_call_context().entry_layer
+        wrappers = list(dict.fromkeys([self, *pruned_layers(model)]))
+        for wrapper in wrappers:
+            wrapper._is_told = True
+        if any(map(_is_held, wrappers)) or not any(map(_is_trained, wrappers)):
+            return
+        Notices().warn(
+            f"{model.name!r} is trained, and nothing prunes it: masks of its Pruned "
+            f"wrappers, such as {self.name!r}, are made by a callback. Add "
+            "kprune.PruningCallback() to the callbacks of fit; in a loop of your own "
+            "make kprune.Pruner(model) before the first step."
+        )
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Returns the inner layer's mask (of time steps, not of weights)."""
@@ -237,6 +264,24 @@ def _symbolic(value: Any) -> Any:
         dtype = keras.backend.standardize_dtype(value.dtype)
         return keras.KerasTensor(value.shape, dtype)
     return value
+
+
+def _is_trained(wrapper: Pruned) -> bool:
+    return any(v.trainable for v in wrapper.layer.weights if mask_of(v) is not None)
+
+
+def _is_held(wrapper: Pruned) -> bool:
+    """Returns whether masks prune anything, also while a step is traced."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return not all(values(c.mask).all() for c in mask_constraints(wrapper).values())
+
+
+def drive(model: keras.layers.Layer) -> None:
+    """Tells the wrappers in a model that something makes their masks."""
+    for wrapper in pruned_layers(model):
+        wrapper.is_driven = True
 
 
 def pruned_layers(model: keras.layers.Layer) -> Iterator[Pruned]:

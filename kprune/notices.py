@@ -3,6 +3,7 @@
 This module changes when warnings are to be given, counted or summed up in another way.
 """
 
+import importlib.util
 import os
 import sys
 import warnings
@@ -11,8 +12,11 @@ from collections import Counter
 import keras
 
 # Code of others' that stands between the user's line and ours.
+_TENSORFLOW = importlib.util.find_spec("tensorflow")
 _INNER = tuple(
-    os.path.dirname(path) + os.sep for path in (__file__, keras.__file__) if path
+    os.path.dirname(path) + os.sep
+    for path in (__file__, keras.__file__, _TENSORFLOW and _TENSORFLOW.origin)
+    if path
 )
 
 
@@ -71,7 +75,7 @@ class Notices:
 
 
 def _place_of_user() -> tuple[str, int]:
-    """Returns the file and the line outside of Keras and kprune that is running."""
+    """Returns the file and line that is running outside of Keras and what it calls."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
         frame = frame.f_back

@@ -6,7 +6,7 @@ module changes when users may say something new about what to prune.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -144,8 +144,9 @@ class Rule(Config):
                 "several layers, which all have to be trained. Unfreeze them, "
                 "layer.trainable = True, or leave granularity='channel' out."
             )
-        put("only", _matchers("only", self.only))
-        put("skip", _matchers("skip", self.skip))
+        for name in ("only", "skip"):
+            if getattr(self, name) is not None:
+                put(name, matchers(f"Rule: `{name}`", getattr(self, name)))
         check_final(self.granularity, self.schedule)
 
     @property
@@ -475,26 +476,42 @@ def _matches_nothing(
     )
 
 
-def _matchers(name: str, value: Any) -> tuple[Matcher, ...] | None:
+def matchers(said: str, value: Any) -> tuple[Matcher, ...]:
+    """Returns what a user names layers with, one thing or several, as a tuple.
+
+    Args:
+        said: What takes it, for messages, such as "Rule: `only`".
+        value: Layers, layer classes, name patterns or functions; `None` for none.
+
+    Raises:
+        TypeError: If it is something else.
+    """
     if value is None:
-        return None
-    matchers = tuple(value) if isinstance(value, list | tuple | set) else (value,)
-    for matcher in matchers:
+        return ()
+    found = tuple(value) if isinstance(value, list | tuple | set) else (value,)
+    for matcher in found:
         known = isinstance(matcher, str | keras.layers.Layer) or callable(matcher)
         if not known or is_keras_2(matcher):
             raise TypeError(
-                f"Rule: `{name}` takes layers, layer classes, name patterns or "
-                f"functions from a layer to bool. {received(matcher)}"
+                f"{said} takes layers, layer classes, name patterns or functions from "
+                f"a layer to bool. {received(matcher)}"
             )
-    return matchers
+    return found
+
+
+def means(
+    matcher: Matcher, layers: Iterable[keras.layers.Layer], names: Iterable[str]
+) -> bool:
+    """Returns whether a matcher means one of some layers, or what bears some names."""
+    if isinstance(matcher, str):
+        return any(matches(name, matcher) for name in names)
+    if isinstance(matcher, keras.layers.Layer):
+        return any(layer is matcher for layer in layers)
+    if isinstance(matcher, type):
+        return any(isinstance(layer, matcher) for layer in layers)
+    return any(matcher(layer) for layer in layers)
 
 
 def _match(matcher: Matcher, candidate: Candidate) -> bool:
-    if isinstance(matcher, str):
-        return any(matches(name, matcher) for name in candidate.names)
     owners = [layer for chain in (candidate.owners, *candidate.also) for layer in chain]
-    if isinstance(matcher, keras.layers.Layer):
-        return any(layer is matcher for layer in owners)
-    if isinstance(matcher, type):
-        return any(isinstance(layer, matcher) for layer in owners)
-    return any(matcher(layer) for layer in owners)
+    return means(matcher, owners, candidate.names)

@@ -8,8 +8,10 @@ from typing import Any
 
 import keras
 
+from kprune.distillation import student_of
 from kprune.foreign import received
 from kprune.guards import NOT_KEPT, AccuracyGuard, Guarding, check_guard
+from kprune.layers import drive
 from kprune.plan import Plan
 from kprune.report import PruningReport
 from kprune.steps import StepCounter
@@ -118,6 +120,7 @@ class Pruner:
                 "model.build(input_shape), or call it on a batch of data."
             )
         steps = StepCounter("Pruner", model, optimizer)
+        drive(student_of(model))
         updates = MaskUpdates("Pruner", model, plan, steps, data, num_batches)
         if steps_per_epoch is not None:
             updates.place(steps.fit_length(initial_epoch, steps_per_epoch, epochs))

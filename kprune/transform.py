@@ -44,7 +44,8 @@ def prune(
 
     Use it where a saved model must carry its masks, or for control layer by layer; to
     prune a model as it is, `PruningCallback(sparsity=...)` is enough. The result is
-    dense until it is trained with `PruningCallback()`, and must be compiled anew.
+    dense until it is trained with `PruningCallback()`, and must be compiled anew;
+    training without it gets a `PruningWarning`.
 
     Args:
         model_or_layer: A built Sequential or Functional model, nested ones included,

@@ -625,6 +625,35 @@ def test_wrapped_models_are_driven_too(data):
         assert zeros == round(0.75 * num_weights(model))
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_wrapped_models_that_nothing_drives_are_told_once(data, eagerly):
+    model = compiled(kprune.prune(sequential(), 0.75), run_eagerly=eagerly)
+    model.evaluate(*data, verbose=0)
+    model.predict(data[0], verbose=0)
+    with pytest.warns(WARNS, match=r"is trained, and nothing .*PruningCall") as caught:
+        model.fit(*data, epochs=2, verbose=0)
+    assert [w.filename for w in caught] == [__file__]
+    model.fit(*data, verbose=0)
+
+
+def test_wrappers_whose_masks_are_held_are_not_told_of(data, tmp_path):
+    model = compiled(kprune.prune(sequential(), 0.75))
+    pruning = kprune.PruningCallback()
+    model.fit(*data, epochs=3, verbose=0, callbacks=[pruning])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(*data, verbose=0)
+    assert sparsity(loaded) == pytest.approx(0.75, abs=1e-2)
+
+
+def test_wrappers_that_are_built_while_they_are_trained_are_driven(data):
+    layers = [keras.layers.Flatten(), kprune.prune(keras.layers.Dense(10), 0.5)]
+    model = compiled(keras.Sequential(layers))
+    assert not model.built
+    model.fit(*data, epochs=2, verbose=0, callbacks=[kprune.PruningCallback()])
+    assert np.mean(layers[1].layer.kernel.numpy() == 0) == pytest.approx(0.5, abs=1e-2)
+
+
 def test_a_subclassed_model_that_was_never_built(data):
     model = compiled(Subclassed())
     assert not model.built

@@ -520,6 +520,37 @@ def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
     assert resumed.report.fits == whole.report.fits
 
 
+def test_a_folder_that_lost_something_is_told_or_mended(tmp_path, data):
+    L = keras.layers
+    model = models.compiled(
+        keras.Sequential([L.Input((8, 8, 1)), L.Flatten(), L.Dense(3)])
+    )
+    recipe, stages = Recipe(Train(epochs=1), "generic"), tmp_path / "stages"
+
+    def run():
+        return recipe.run(model, data, data, tmp_path, benchmark=False, verbose=0)
+
+    whole = run()
+    for name in ("generic.json", "dense_generic.tflite"):
+        (stages / name).write_bytes(b"")
+    assert run().report == whole.report
+    for file, content, said in (
+        (stages / "1_train_fit.json", None, r"stage 1, train: .* remove '1_train.ker"),
+        (stages / "1_train_fit.json", b"{", r"stage 1, train: .* remove '1_train.ker"),
+        (stages / "1_train.keras", b"garbage", "is damaged. Put it back from a copy"),
+        (stages / "0_given.keras", b"", "is damaged. Put it back from a copy; or rem"),
+        (tmp_path / "recipe.yaml", None, "nothing says of which recipe: .* file back"),
+    ):
+        before = file.read_bytes()
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            run()
+        file.write_bytes(before)
+    (tmp_path / "report.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="no whole run of a recipe: Unicode.* again"):
+        kprune.overview(tmp_path)
+
+
 @pytest.mark.slow
 def test_zeros_and_channels_from_the_given_model(tmp_path, data):
     """Without `Train`; for a board that only the last file has to fit on, encoded."""

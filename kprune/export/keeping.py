@@ -13,6 +13,7 @@ from kprune.export import mixed, tflite
 from kprune.export.interface import Interface
 from kprune.export.origin import Origin, origins
 from kprune.naming import is_pattern, matches, unknown
+from kprune.plan import matchers, means
 
 
 def check(
@@ -31,17 +32,14 @@ def check(
         ValueError: If the model has no such layer, or the quantisation keeps all
             operators in float32 anyway.
     """
-    if float_layers is None:
-        return []
-    several = isinstance(float_layers, list | tuple | set)
-    matchers = tuple(float_layers) if several else (float_layers,)
-    if matchers and quantization not in mixed.QUANTIZATIONS:
+    wanted = matchers("`float_layers`", float_layers)
+    if wanted and quantization not in mixed.QUANTIZATIONS:
         raise ValueError(
             f"`float_layers` is for a quantization of {mixed.QUANTIZATIONS}. With "
             f"{quantization!r} everything computes in float32: leave it out."
         )
     layers = list(model._flatten_layers(include_self=False))
-    return [_names(matcher, layers) for matcher in matchers]
+    return [_names(matcher, layers) for matcher in wanted]
 
 
 def _names(matcher: Any, layers: list[keras.layers.Layer]) -> tuple[str, ...]:
@@ -50,19 +48,7 @@ def _names(matcher: Any, layers: list[keras.layers.Layer]) -> tuple[str, ...]:
         if not is_pattern(matcher) and matcher.split("/")[-1] not in names:
             raise ValueError(f"float_layers: {unknown(matcher, names)}")
         return (matcher,)
-    if isinstance(matcher, keras.layers.Layer):
-        meant = [layer is matcher for layer in layers]
-    elif isinstance(matcher, type):
-        meant = [isinstance(layer, matcher) for layer in layers]
-    elif callable(matcher):
-        meant = [matcher(layer) for layer in layers]
-    else:
-        raise TypeError(
-            "`float_layers` takes layers, layer classes, name patterns or functions "
-            f"from a layer to bool. Received {matcher!r} of type "
-            f"{type(matcher).__name__}."
-        )
-    found = tuple(itertools.compress(names, meant))
+    found = tuple(each.name for each in layers if means(matcher, (each,), ()))
     if not found:
         raise ValueError(f"float_layers: {matcher!r} is no layer of the model.")
     return found

@@ -74,9 +74,12 @@ def store(plain: bytes, encode: bool | None, convert: Callable[[], bytes]) -> Sp
         # What the converter stores cannot change the verdict; if ever it does, the
         # file is not for phones.
         found = tflite.parse(content)
+        in_blocks = _skipping_blocks(found)
         same = judge(found).outcome is verdict.outcome
-        if same and len(content) < len(plain):
-            return Sparse(verdict, content, worth, _skipping_blocks(found))
+        # Scattered zeros fill blocks by chance; the converter stores few of them so.
+        useful = encode or in_blocks or verdict.outcome is Outcome.SKIPS
+        if same and useful and len(content) < len(plain):
+            return Sparse(verdict, content, worth, in_blocks)
     return Sparse(verdict, None, worth)
 
 

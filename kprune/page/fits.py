@@ -74,5 +74,18 @@ def write(fit: FitRecord, model: Path) -> None:
 
 
 def read(model: Path) -> FitRecord:
-    """Returns the record beside a model's file."""
-    return FitRecord.from_dict(json.loads(beside(model).read_text()))
+    """Returns the record beside a model's file.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    file = beside(model)
+    try:
+        return FitRecord.from_dict(json.loads(file.read_text()))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(file)!r}, which tells of the fit that made {model.name!r}, is "
+            "missing or damaged, or an earlier kprune wrote none. Put it back; or "
+            f"remove {model.name!r}, too, and run this again: it is trained anew. Or "
+            "name another folder."
+        ) from error

@@ -11,8 +11,9 @@ import numpy as np
 
 from kprune import evidence
 from kprune.foreign import received
-from kprune.naming import matches, unknown
+from kprune.naming import unknown
 from kprune.notices import Notices
+from kprune.plan import matchers, means
 from kprune.quantization.assembly import Builder, copy_weights
 from kprune.quantization.calls import written_out
 from kprune.quantization.fake_quantization import FakeQuantize, switches
@@ -144,33 +145,14 @@ def _check(model: Any, data: Any, ranges: str, momentum: float) -> None:
 
 def _kept_float(model: keras.Model, skip: Any) -> set[str]:
     """Returns the names of the layers that `skip` means."""
-    if skip is None:
-        return set()
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     names = [name for layer in layers for name in _called(layer)]
     found: set[str] = set()
-    for matcher in skip if isinstance(skip, (list, tuple, set)) else (skip,):
-        if isinstance(matcher, str):
-            hits = [
-                layer
-                for layer in layers
-                if any(matches(name, matcher) for name in _called(layer))
-            ]
-            if not hits:
-                raise ValueError(f"quantize_aware: skip: {unknown(matcher, names)}")
-        elif isinstance(matcher, keras.layers.Layer):
-            hits = [layer for layer in layers if layer is matcher]
-        elif isinstance(matcher, type):
-            hits = [layer for layer in layers if isinstance(plain(layer), matcher)]
-        elif callable(matcher):
-            hits = [layer for layer in layers if matcher(layer)]
-        else:
-            raise TypeError(
-                "quantize_aware: `skip` takes layers, layer classes, name patterns or "
-                f"functions from a layer to bool. Received {matcher!r} of type "
-                f"{type(matcher).__name__}."
-            )
+    for matcher in matchers("quantize_aware: `skip`", skip):
+        hits = [e for e in layers if means(matcher, (e, plain(e)), _called(e))]
         if not hits:
+            if isinstance(matcher, str):
+                raise ValueError(f"quantize_aware: skip: {unknown(matcher, names)}")
             raise ValueError(f"quantize_aware: skip: {matcher!r} matches no layer.")
         for layer in hits:
             found.update(part.name for part in layer._flatten_layers())

@@ -37,10 +37,11 @@ def of_folder(folder: Path) -> Overview:
         values = json.loads((folder / "report.json").read_text())
         report = RecipeReport.from_dict(values)
         return of_run(recipe, report, folder)
-    except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, OSError, ValueError) as error:
         raise ValueError(
-            f"{str(folder)!r} is no whole run of a recipe: {error!r}. Give `kprune "
-            "prune` the same recipe and folder again: it makes what is missing."
+            f"{str(folder)!r} is no whole run of a recipe: "
+            f"{type(error).__name__}: {error}. Give `kprune prune` the same recipe and "
+            "folder again: it makes what is missing."
         ) from error
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from kprune import evidence
 from kprune.distillation import distill
-from kprune.export import export
+from kprune.export import export, tflite
 from kprune.export.bench import bench
 from kprune.export.choosing import target_of
 from kprune.export.ends import of_file
@@ -107,7 +108,9 @@ class Running:
         stages = self._recipe.stages
         say: Any = print if verbose else lambda _: None
         given = self._kept("0_given.keras")
-        if not given.exists():
+        if given.exists():
+            _check_whole(given)
+        else:
             say("Trying all stages and targets on the given model")
             self._try_out()
             self._recipe.save(self._folder / "recipe.yaml")
@@ -151,22 +154,30 @@ class Running:
 
     def _check_folder(self) -> None:
         """Makes the folder; refuses one that another recipe's run is in."""
-        file = self._folder / "recipe.yaml"
-        if file.exists():
-            if type(self._recipe).load(file) != self._recipe:
+        file, stages = self._folder / "recipe.yaml", self._kept("")
+        if file.exists() or (stages.is_dir() and any(stages.iterdir())):
+            try:
+                found = type(self._recipe).load(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"{_OWNER}: {str(self._folder)!r} holds a run, and nothing says of "
+                    f"which recipe: {error} Put that file back, as Recipe.save writes "
+                    "it, or choose another folder."
+                ) from error
+            if found != self._recipe:
                 raise ValueError(
                     f"{_OWNER}: {str(self._folder)!r} holds a run of another recipe, "
                     f"see {str(file)!r}. Choose another folder, or run that recipe, "
                     "kprune.Recipe.load(...)."
                 )
         elif self._folder.is_dir() and any(self._folder.iterdir()):
-            if not self._kept("").is_dir():
+            if not stages.is_dir():
                 raise ValueError(
                     f"{_OWNER}: {str(self._folder)!r} holds other files. Name a "
                     "folder that is empty, or not there yet."
                 )
         try:
-            self._kept("").mkdir(parents=True, exist_ok=True)
+            stages.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
                 f"{_OWNER}: cannot make the folder {str(self._folder)!r}: "
@@ -283,6 +294,7 @@ class Running:
         os.replace(partial, path)
 
     def _loaded(self, path: Path) -> keras.Model:
+        _check_whole(path)
         model = keras.saving.load_model(path, compile=False)
         self._compile(model)
         return model
@@ -318,10 +330,10 @@ class Running:
         dense: bool = False,
         last: bool = False,
     ) -> StageRow:
-        """Returns a row, as it was measured before if it was."""
+        """Returns a row, as it was measured before if it was and its file is there."""
         note = self._kept(f"{file.stem}.json")
-        if note.exists():
-            return StageRow.from_dict(json.loads(note.read_text()))
+        if (noted := _noted(note, file)) is not None:
+            return noted
         if dense:
             report = self._dense_file(model, file, item)
         else:
@@ -422,6 +434,29 @@ class Running:
             for runtime in runtimes
         ]
         return tuple(each for each in found if each is not None)
+
+
+def _noted(note: Path, file: Path) -> StageRow | None:
+    """Returns the row that was measured of a file, if both can be read."""
+    try:
+        tflite.parse(file.read_bytes())
+        return StageRow.from_dict(json.loads(note.read_text()))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _check_whole(file: Path) -> None:
+    """Refuses a model's file that is not as it was written."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip() is not None
+    except Exception:  # Of as many types as there are ways to be damaged.
+        damaged = True
+    if damaged:
+        raise ValueError(
+            f"{str(file)!r} is damaged. Put it back from a copy; or remove it, and run "
+            "this again: what is missing is made anew."
+        )
 
 
 def _without_limits(item: "Export") -> Target:

@@ -138,6 +138,19 @@ def test_too_few_blocks_stay_dense_unless_the_user_says(tmp_path):
     }
 
 
+def test_scattered_zeros_that_fill_blocks_are_multiplied_and_stored(tmp_path):
+    x = np.random.default_rng(0).random((8, 64), dtype="float32")
+    model = in_blocks(0.0)
+    for layer in model.layers:
+        scattered = np.random.default_rng(0).random(layer.kernel.shape) < 0.95
+        layer.kernel.assign(np.where(scattered, 0, layer.kernel))
+    plain = exported(model, tmp_path / "m.tflite", representative_data=x)
+    assert plain.operators == {"FULLY_CONNECTED": 2}
+    assert any(note.startswith("encode=True would store") for note in plain.notes)
+    asked = exported(model, tmp_path / "m.tflite", representative_data=x, encode=True)
+    assert asked.size.raw < 0.5 * plain.size.raw
+
+
 def test_dense_models_are_told_that_there_are_no_zeros(tmp_path):
     model = xnnpack_forms.build("base", sparsity=0.0)
     report = exported(model, tmp_path / "m.tflite", encode=True)

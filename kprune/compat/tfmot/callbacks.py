@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from kprune.callbacks import PruningCallback
-from kprune.compat.tfmot.wrapping import PruneLowMagnitude
 from kprune.foreign import check_trained
 from kprune.layers import mask_constraints, pruned_layers, values
 from kprune.notices import Notices
@@ -65,11 +64,7 @@ class UpdatePruningStep(PruningCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the wrappers; in a loop of the user's own makes the first masks."""
         super().on_train_begin(logs)
-        wrappers = list(pruned_layers(self.model))
-        self._has_work = bool(wrappers)
-        for wrapper in wrappers:
-            if isinstance(wrapper, PruneLowMagnitude):
-                wrapper.is_driven = True
+        self._has_work = next(pruned_layers(self.model), None) is not None
         # `fit` says how long it is.
         is_own_loop = self._has_work and not self.params
         self._pruner = Pruner(self.model) if is_own_loop else None

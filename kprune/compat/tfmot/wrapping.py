@@ -46,29 +46,20 @@ class PruneLowMagnitude(Pruned):
     `prune_low_magnitude` makes it. Unlike its base class it refuses to be trained
     without the callback that makes masks, as tfmot's wrapper does, and takes layers
     with nothing to prune.
-
-    Attributes:
-        is_driven: Whether there is such a callback.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.is_driven = False
-
-    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        """Calls the inner layer.
+    def on_undriven(self) -> None:
+        """Refuses to be trained.
 
         Raises:
-            RuntimeError: In training, if nothing makes masks.
+            RuntimeError: Each time.
         """
-        if training and not self.is_driven:
-            raise RuntimeError(
-                f"The wrapped layer {self.name!r} is trained, and nothing prunes it. "
-                "Add kprune.compat.tfmot.UpdatePruningStep() to the callbacks of fit; "
-                "in a loop of your own call its set_model(model), on_train_begin(), "
-                "on_train_batch_begin(batch) and on_epoch_end(epoch)."
-            )
-        return super().call(*args, **kwargs)
+        raise RuntimeError(
+            f"The wrapped layer {self.name!r} is trained, and nothing prunes it. "
+            "Add kprune.compat.tfmot.UpdatePruningStep() to the callbacks of fit; "
+            "in a loop of your own call its set_model(model), on_train_begin(), "
+            "on_train_batch_begin(batch) and on_epoch_end(epoch)."
+        )
 
     def pruned_variables(self) -> dict[str, keras.Variable]:
         """Returns the weights that are pruned, by their name in the inner layer."""
