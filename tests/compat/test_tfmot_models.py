@@ -607,7 +607,7 @@ XNNPACK = sparsity.PruneForLatencyOnXNNPack()
         (lambda: mobile(pool=False), "a mean over height and width"),
         (lambda: mobile(middle=L.MaxPooling2D()), "MAX_POOL_2D"),
         # tfmot takes it; XNNPACK does not.
-        (lambda: mobile(middle=lambda x: x - 3), r"\(SUB\)"),
+        (lambda: mobile(middle=lambda x: x - L.Conv2D(8, 1)(x)), r"\(SUB\)"),
         (lambda: keras.Sequential([L.Conv2D(3, 1)]), "is not built"),
         (lambda: Subclassed(), "is a subclassed model"),
     ],
