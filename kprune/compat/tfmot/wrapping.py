@@ -311,7 +311,7 @@ def _in_list(layer: Any, way: _Way) -> Any:
         return _model(layer, way)
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(not_keras("prune_low_magnitude", layer))
-    if isinstance(layer, Pruned | keras.layers.InputLayer) or not way.allows(layer):
+    if isinstance(layer, Pruned | keras.layers.InputLayer):
         return layer
     return _layer(layer, way)
 
