@@ -62,6 +62,13 @@ def test_blocks_of_two_by_two(weight, pooling):
     assert mask.astype(int).tolist() == [[0] * 4] * 2 + [[1] * 4] * 2
 
 
+@pytest.mark.parametrize(("pooling", "kept"), [("AVG", 0), ("MAX", 1)])
+def test_the_mean_of_a_block_is_not_its_highest(pooling, kept):
+    weight = [[2, 2, 5, 0], [2, 2, 1, 1]]
+    mask = case.mask_at_once(weight, block_size=(2, 2), block_pooling_type=pooling)
+    assert mask[:, ::2].tolist() == [[kept == 0, kept == 1]] * 2
+
+
 def test_a_block_is_given_by_inputs_and_outputs():
     weight = np.full((4, 8), 2.0)
     weight[:, 3] = 1  # All inputs of one output.
