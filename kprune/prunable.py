@@ -282,7 +282,16 @@ def _declared(chain: tuple[keras.layers.Layer, ...]) -> set[int] | None:
     """Returns by id what the outermost layer names that names its weights itself."""
     for layer in chain:
         if hasattr(layer, "get_prunable_weights"):
-            return {id(variable) for variable in layer.get_prunable_weights()}
+            named = layer.get_prunable_weights()
+            if not isinstance(named, list | tuple) or not all(
+                isinstance(each, keras.Variable) for each in named
+            ):
+                raise TypeError(
+                    f"{type(layer).__name__}.get_prunable_weights() must return a list "
+                    "of the layer's variables, such as [self.kernel], or []. That of "
+                    f"{layer.name!r} returned {named!r}."
+                )
+            return {id(variable) for variable in named}
     return None
 
 

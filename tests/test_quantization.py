@@ -539,6 +539,31 @@ def test_zeros_are_held_into_the_file(how, data, tmp_path):
         assert weight.zeros >= zeros.sum()
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_zeros_and_shared_values_are_held_while_rounding_is_trained(data, per_channel):
+    """tfmot's PCQAT."""
+    model = compiled(cnn())
+    fit(model, data, kprune.PruningCallback(0.5))
+    settings = dict(num_clusters=8, per_channel=per_channel)
+    clustered = kprune.cluster(model, **settings)
+    before = [w.values for w in clustered.clustering_report.weights]
+    aware = compiled(kprune.quantize_aware(clustered))
+    kernels = [
+        w
+        for w in aware.trainable_variables
+        if w.name == "kernel" and "depthwise" not in w.path  # Not clustered.
+    ]
+    old = [w.numpy() for w in kernels]
+    sharing = kprune.ClusteringCallback(begin_step=0, **settings)
+    fit(aware, data, sharing, kprune.QuantizationCallback(0))
+    assert [w.values for w in sharing.report.weights] == before and max(before) <= 8
+    for now, was in zip(kernels, old, strict=True):
+        if not per_channel:  # Counted by hand, zero among them.
+            assert len(np.unique(np.append(now.numpy(), 0))) <= 8
+        assert np.count_nonzero(now.numpy() != was)
+        np.testing.assert_array_equal(now.numpy()[was == 0], 0)
+
+
 def test_pruning_first_and_rounding_then_in_one_fit(data):
     aware = compiled(kprune.quantize_aware(cnn()))
     seen = []

@@ -92,6 +92,11 @@ def open_file(path: Any) -> LegacyFile:
         ValueError: If it is no such file, or damaged.
         TypeError: If it is no path.
     """
+    if isinstance(path, keras.layers.Layer):
+        raise ValueError(
+            f"load reads files, and received {path!r}, which is of Keras 3 already: "
+            "use it as it is."
+        )
     if type(path).__module__.split(".")[0] in ("tf_keras", "tensorflow", "keras"):
         raise ValueError(
             f"load reads files, and received an object of type {type(path).__module__}."

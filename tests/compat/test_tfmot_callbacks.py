@@ -173,6 +173,23 @@ def test_training_goes_on_from_an_h5_file_at_the_same_step(tmp_path):
         assert np.count_nonzero(np.array(variable)), variable.path
 
 
+@pytest.mark.parametrize("strategy", ["OneDeviceStrategy", "MirroredStrategy"])
+def test_a_file_out_of_a_strategy_is_as_sparse(strategy, tmp_path):
+    """Two devices, and two workers, are in tests/test_distribution.py."""
+    import tensorflow as tf
+
+    device = "CPU:0" if strategy == "OneDeviceStrategy" else ["CPU:0"]
+    with getattr(tf.distribute, strategy)(device).scope():
+        model = pruned()
+        assert max(case.shares(model)) == 0
+        model.compile("sgd", keras.losses.MeanSquaredError())
+    for _ in range(2):
+        case.fit(model)
+    model.save(tmp_path / "model.h5")
+    for found in (model, keras.models.load_model(tmp_path / "model.h5")):
+        assert case.shares(found) == [0.5, 0.5]
+
+
 def test_training_goes_on_past_the_end(tmp_path):
     model = pruned(sparsity.PolynomialDecay(0.2, 0.6, 0, 2, 3, 1))
     case.fit(model, steps=3)
@@ -232,4 +249,9 @@ def test_one_shot_pruning_needs_no_training():
     model = keras.Sequential([L.Input((16,)), L.Dense(10), L.Dense(2)])
     wrapped = sparsity.prune_low_magnitude(model, sparsity.ConstantSparsity(0.8, 0))
     case.begin(wrapped)
+    assert case.shares(wrapped) == pytest.approx([0.8, 0.8])
+    nested = keras.Sequential([L.Input((16,)), model])
+    wrapped = sparsity.prune_low_magnitude(nested, sparsity.ConstantSparsity(0.8, 0))
+    case.begin(wrapped)
+    assert len(case.wrappers(wrapped)) == 2
     assert case.shares(wrapped) == pytest.approx([0.8, 0.8])

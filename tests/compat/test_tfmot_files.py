@@ -249,7 +249,7 @@ def test_what_is_no_file_of_keras_2_is_refused(files, tmp_path):
     refused("was saved by Keras 3", tmp_path / "new.keras")
     model.export(tmp_path / "exported", verbose=False)
     refused("only a computation", tmp_path / "exported")
-    with pytest.raises(ValueError, match="received an object of type keras"):
+    with pytest.raises(ValueError, match="is of Keras 3 already"):
         load(model)
     with pytest.raises(TypeError, match="expected a path"):
         load(3)

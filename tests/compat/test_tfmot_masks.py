@@ -1,5 +1,7 @@
 """tfmot's masks by its own numbers: elements, blocks, and m by n."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -58,6 +60,13 @@ HIGHEST = [[0.1, 0, 0, 0.2], [0, -0.1, -0.2, 0], [0.3, 0, 0, 0.4], [0, -0.3, -0.
 def test_blocks_of_two_by_two(weight, pooling):
     mask = case.mask_at_once(weight, block_size=(2, 2), block_pooling_type=pooling)
     assert mask.astype(int).tolist() == [[0] * 4] * 2 + [[1] * 4] * 2
+
+
+@pytest.mark.parametrize(("pooling", "kept"), [("AVG", 0), ("MAX", 1)])
+def test_the_mean_of_a_block_is_not_its_highest(pooling, kept):
+    weight = [[2, 2, 5, 0], [2, 2, 1, 1]]
+    mask = case.mask_at_once(weight, block_size=(2, 2), block_pooling_type=pooling)
+    assert mask[:, ::2].tolist() == [[kept == 0, kept == 1]] * 2
 
 
 def test_a_block_is_given_by_inputs_and_outputs():
@@ -234,15 +243,22 @@ def test_groups_lie_along_the_inputs(letters, shape, lines):
         (dict(block_pooling_type="MIN"), ValueError, "must be 'AVG' or 'MAX'"),
         (dict(block_pooling_type="avg"), ValueError, "must be 'AVG' or 'MAX'"),
         (dict(block_pooling_type=None), ValueError, "must be 'AVG' or 'MAX'"),
+        (dict(block_pooling_type=["AVG"]), ValueError, "must be 'AVG' or 'MAX'"),
         (dict(block_size=(0, 1)), ValueError, "two integers of at least 1"),
         (dict(block_size=(4,)), ValueError, "two integers of at least 1"),
         (dict(block_size=4), ValueError, "two integers of at least 1"),
         (dict(block_size=("1", "4")), ValueError, "two integers of at least 1"),
+        (dict(block_size=(1.0, 4)), ValueError, "two integers of at least 1"),
+        (dict(block_size=(1, 2, 4)), ValueError, "two integers of at least 1"),
+        (dict(block_size=(True, 4)), ValueError, "two integers of at least 1"),
+        (dict(block_size=None), ValueError, "two integers of at least 1"),
         (dict(sparsity_m_by_n=(4, 4)), ValueError, "m must be less than n"),
         (dict(sparsity_m_by_n=(5, 4)), ValueError, "m must be less than n"),
         (dict(sparsity_m_by_n=(0, 4)), ValueError, "must be two integers"),
         (dict(sparsity_m_by_n=(2, 4, 8)), ValueError, "must be two integers"),
         (dict(sparsity_m_by_n=2), ValueError, "must be two integers"),
+        (dict(sparsity_m_by_n="2:4"), ValueError, "must be two integers"),
+        (dict(sparsity_m_by_n=(2, 65)), ValueError, "a group of at most 64"),
         (dict(sparsity_m_by_n=(2.0, 4.0)), ValueError, "must be two integers"),
         (
             dict(sparsity_m_by_n=(2, 4), block_size=(1, 4)),
@@ -250,6 +266,11 @@ def test_groups_lie_along_the_inputs(letters, shape, lines):
             "either `block_size` or `sparsity_m_by_n`",
         ),
         (dict(pruning_policy="xnnpack"), TypeError, "must be a PruningPolicy"),
+        (
+            dict(pruning_policy=sparsity.PruneForLatencyOnXNNPack),
+            TypeError,
+            r"such as .*PruneForLatencyOnXNNPack\(\)",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_at_once(arguments, error, match):
@@ -262,7 +283,18 @@ def test_a_block_that_is_larger_than_a_weight_is_refused_at_once():
         sparsity.prune_low_magnitude(case.matrix(4, 4), block_size=(8, 1))
 
 
-@pytest.mark.parametrize("nothing", [None, (), 0])
+def test_sizes_of_numpy_are_taken_as_they_come():
+    def granularity(**arguments):
+        rule = sparsity.prune_low_magnitude(L.Dense(4), **arguments).rule
+        json.dumps(keras.saving.serialize_keras_object(rule))
+        return rule.granularity
+
+    assert granularity(block_size=np.array([4, 2])) == Block((2, 4), "mean")
+    for groups in (np.array([1, 4]), [np.int64(1), 4]):
+        assert granularity(sparsity_m_by_n=groups) == kprune.NofM(3, 4, "pad")
+
+
+@pytest.mark.parametrize("nothing", [None, (), 0, np.array([])])
 def test_no_groups_means_none(nothing):
     mask = case.mask_at_once(np.arange(1, 9).reshape(2, 4), sparsity_m_by_n=nothing)
     assert mask.ravel().tolist() == [False] * 4 + [True] * 4

@@ -185,7 +185,22 @@ def test_configurations_come_back(schedule):
     assert keras.saving.deserialize_keras_object(kept) == schedule
 
 
-@pytest.mark.parametrize("given", [0.5, {"class_name": "ConstantSparsity"}, None])
+@pytest.mark.parametrize("given", [None, 3, "ConstantSparsity"])
+def test_what_is_no_configuration_is_refused(given):
+    with pytest.raises(TypeError, match=r"expected what `get_config\(\)` returns"):
+        sparsity.ConstantSparsity.from_config(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        0.5,
+        {"class_name": "ConstantSparsity"},
+        None,
+        sparsity.ConstantSparsity,
+        keras.optimizers.schedules.CosineDecay(0.1, 9),
+    ],
+)
 def test_what_is_no_schedule_is_refused_at_once(given):
     with pytest.raises(TypeError, match="`pruning_schedule` must be a PruningSchedule"):
         sparsity.prune_low_magnitude(keras.layers.Dense(3), given)

@@ -33,6 +33,26 @@ def test_n_of_m():
     assert patterns.n_of_m(np.zeros((8, 8), bool), 4) is None
 
 
+@pytest.mark.parametrize(
+    ("texts", "length", "expected"),
+    [
+        (["xx.."], 4, 2),
+        (["xx.."], 2, None),
+        (["x.x."], 2, 1),
+        (["xxxx"], 4, None),
+        (["...."], 4, None),  # Nothing is left, which is no pattern of groups.
+        (["xx.x", "..xx"], 4, None),
+        # At most two in each: where not exactly two, zeros may be scattered.
+        (["xx..", "...x", ".xx."], 4, None),
+        # tfmot fills the last group up; runtimes do not.
+        (["xx..xx"], 4, None),
+        (["xx..xx."], 4, None),
+    ],
+)
+def test_n_of_m_by_the_rows_of_tfmots_checker(texts, length, expected):
+    assert patterns.n_of_m(rows(*texts * 16), length) == expected
+
+
 BLOCKS = rows(*["xxxx....", "....xxxx", "xxxxxxxx", "xxxx...."] * 2)
 
 

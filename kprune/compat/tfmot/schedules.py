@@ -50,6 +50,9 @@ class PruningSchedule(abc.ABC):
 
         Args:
             config: What `get_config` returned, or only the arguments in it.
+
+        Raises:
+            TypeError: If it is no configuration, or not of this class.
         """
         return cls(**_arguments(config))
 
@@ -306,7 +309,16 @@ def _config(schedule: PruningSchedule, names: tuple[str, ...]) -> dict[str, Any]
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments in a configuration."""
+    """Returns the arguments in a configuration.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(config, dict):
+        raise TypeError(
+            "from_config: expected what `get_config()` returns, or the arguments in "
+            f"it. {received(config)}"
+        )
     return config["config"] if set(config) == {"class_name", "config"} else config
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.allocation import Uniform
 from kprune.compat.tfmot.policies import PruningPolicy
@@ -150,7 +151,10 @@ def strip_pruning(model: keras.Model) -> keras.Model:
         ValueError: If it is no model, or a subclassed one.
     """
     if not isinstance(model, keras.Model):
-        raise ValueError(not_keras("strip_pruning", model))
+        raise ValueError(
+            f"strip_pruning: expected a Keras 3 model. {received(model)} A layer is "
+            "stripped with the model that it is in."
+        )
     check_has_graph("strip_pruning", model)
     return strip(model)
 
@@ -182,8 +186,9 @@ class _Way:
     ) -> "_Way":
         """Returns what the arguments of `prune_low_magnitude` say."""
         ours = to_kprune(schedule)
+        block, m_by_n = _plain(block), _plain(m_by_n)
         inputs, outputs = _block(block)
-        if pooling not in _POOLINGS:
+        if not isinstance(pooling, str) or pooling not in _POOLINGS:
             raise ValueError(
                 "prune_low_magnitude: `block_pooling_type` must be 'AVG' or 'MAX'. "
                 f"Received {pooling!r}."
@@ -212,7 +217,7 @@ class _Way:
         if final is None or not math.isclose(final, fixed, abs_tol=1e-6):
             if schedule is not _DEFAULT_SCHEDULE:
                 Notices().warn(
-                    f"`sparsity_m_by_n`={tuple(m_by_n)} makes {fixed:.4g} of the "
+                    f"`sparsity_m_by_n`={m_by_n} makes {fixed:.4g} of the "
                     f"weights zero, and {schedule!r} ends at another sparsity: all "
                     f"masks are made at once, at step {ours.begin_step}. Give a "
                     f"schedule that ends at {fixed:.4g}."
@@ -297,7 +302,7 @@ def _in_list(layer: Any, way: _Way) -> Any:
         return _model(layer, way)
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(not_keras("prune_low_magnitude", layer))
-    if isinstance(layer, Pruned | keras.layers.InputLayer) or not way.allows(layer):
+    if isinstance(layer, Pruned | keras.layers.InputLayer):
         return layer
     return _layer(layer, way)
 
@@ -354,31 +359,44 @@ def _warn_of_tfmot() -> None:
         )
 
 
+def _plain(value: Any) -> Any:
+    """Returns sequences, NumPy's too, as tuples of Python's numbers."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(n.item() if isinstance(n, np.integer) else n for n in value)
+
+
 def _block(value: Any) -> tuple[int, int]:
-    sizes = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(sizes) != 2 or not all(_is_size(size) for size in sizes):
+    if not _are_sizes(value):
         raise ValueError(
             "prune_low_magnitude: `block_size` must be two integers of at least 1, "
             f"inputs and outputs, such as (1, 4). Received {value!r}."
         )
-    return sizes[0], sizes[1]
+    return value
 
 
 def _groups(value: Any) -> NofM:
-    sizes = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(sizes) != 2 or not all(_is_size(size) for size in sizes):
+    if not _are_sizes(value):
         raise ValueError(
             "prune_low_magnitude: `sparsity_m_by_n` must be two integers, the zeros "
             f"and the length of a group, such as (2, 4). Received {value!r}."
         )
-    m, n = sizes
-    if m >= n:
+    m, n = value
+    if not m < n <= 64:
         raise ValueError(
             "prune_low_magnitude: `sparsity_m_by_n` leaves at least one weight of a "
-            f"group: m must be less than n. Received {value!r}."
+            "group of at most 64: m must be less than n. "
+            f"Received {value!r}."
         )
     return NofM(n - m, n, remainder="pad")
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _are_sizes(value: Any) -> bool:
+    """Returns whether a value is a pair of integers of at least 1."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(type(size) is int and size >= 1 for size in value)
+    )
