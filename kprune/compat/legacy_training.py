@@ -3,20 +3,30 @@
 This module changes when more of it can be carried over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.compat.legacy_files import CURE
 from kprune.compat.legacy_models import PREFIX
 from kprune.notices import Notices
 
-# What the optimizer keeps for each trained variable, in the order of Keras 2.
-_SLOTS = {
-    "Adam": ("_momentums", "_velocities"),
-    "AdamW": ("_momentums", "_velocities"),
-    "SGD": ("momentums",),
+# What optimizers keep for each trained variable, in the order of Keras 2: group after
+# group, and in a group variable after variable. What settings leave out is empty.
+_SLOTS: dict[str, Sequence[Sequence[str]]] = {
+    "Adadelta": [["_accumulated_grads", "_accumulated_delta_vars"]],
+    "Adafactor": [["_r", "_c", "_v"]],
+    "Adagrad": [["_accumulators"]],
+    "Adam": [["_momentums", "_velocities"], ["_velocity_hats"]],
+    "AdamW": [["_momentums", "_velocities"], ["_velocity_hats"]],
+    "Adamax": [["_m", "_u"]],
+    "Ftrl": [["_accumulators", "_linears"]],
+    "Lion": [["_momentums"]],
+    "Nadam": [["_momentums", "_velocities"]],
+    "RMSprop": [["_velocities"], ["_momentums"], ["_average_gradients"]],
+    "SGD": [["momentums"]],
 }
 # Settings that Keras 3 has no place for, and that change no step.
 _WITHOUT_MEANING = ("is_legacy_optimizer", "jit_compile")
@@ -75,30 +85,53 @@ def restore_optimizer(
     model.optimizer.build(model.trainable_variables)
     steps = int(state[0]) if state else 0
     optimizer.iterations.assign(steps)
-    names = _SLOTS.get(type(optimizer).__name__, ())
-    if names == ("momentums",) and not optimizer.momentum:
+    if isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum:
         return  # Kept by Keras 2 all the same.
     if state and not steps:
         return
-    count = len(variables)
-    if not names or len(state) != 1 + len(names) * count:
+    kept = list(_kept(optimizer, variables, _is_old(training["optimizer"])))
+    values = state[-len(kept) :]
+    shapes = [tuple(variable.shape) for variable in kept]
+    if shapes != [value.shape for value in values]:
         notices.warn(
             f"The optimizer {optimizer.name!r} goes on at step {steps}, but what it "
             "has gathered of earlier gradients is not carried over: it begins that "
-            "anew."
+            f"anew. The file keeps {len(state)} arrays for it, and Keras 3 needs "
+            f"{1 + len(kept)} in another form. If it is a SavedModel or '.keras' file "
+            "with an optimizer of tf_keras.optimizers.legacy, the '.h5' file has more. "
+            f"{CURE}"
         )
         return
-    rows = np.arange(len(names) * count).reshape(count, len(names))
-    if _is_old(training["optimizer"]):
-        rows = np.arange(len(names) * count).reshape(len(names), count).T
-    for variable, row in zip(variables, rows, strict=True):
-        index = optimizer._get_variable_index(variable)
-        for name, position in zip(names, row, strict=True):
-            getattr(optimizer, name)[index].assign(state[1 + position])
+    for variable, value in zip(kept, values, strict=True):
+        variable.assign(value)
+
+
+def _kept(
+    optimizer: Any, variables: Sequence[keras.Variable], old: bool
+) -> Iterator[keras.Variable]:
+    """Yields what an optimizer keeps, in the order of Keras 2.
+
+    Args:
+        optimizer: The optimizer.
+        variables: What is trained, in the order of Keras 2.
+        old: Whether it is as before Keras 2.11, with slot after slot.
+    """
+    name = type(optimizer).__name__
+    groups = _SLOTS.get(name, ())
+    if old and name != "Ftrl":
+        groups = [[slot] for group in groups for slot in group]
+    for group in (["_model_variables_moving_average"], *groups):
+        for variable in variables:
+            index = optimizer._get_variable_index(variable)
+            for slot in group:
+                # Of vectors Adafactor has no rows and columns, only a placeholder.
+                placeholder = slot in ("_r", "_c") and len(variable.shape) < 2
+                if getattr(optimizer, slot, None) and not placeholder:
+                    yield getattr(optimizer, slot)[index]
 
 
 def _is_old(config: Any) -> bool:
-    """Returns whether an optimizer is as before Keras 2.11, with slot after slot."""
+    """Returns whether an optimizer is as before Keras 2.11."""
     if isinstance(config, str):
         return False
     return bool(_inner(config)["config"].get("is_legacy_optimizer", True))
@@ -119,14 +152,17 @@ def _optimizer(config: Any, model: keras.Model) -> Any:
         settings = dict(config["config"])
         for name in _WITHOUT_MEANING:
             settings.pop(name, None)
-        if not settings.get("decay"):  # Of optimizers before Keras 2.11.
-            settings.pop("decay", None)
+        decay = settings.pop("decay", None)  # Of optimizers before Keras 2.11.
         rate = settings.get("learning_rate")
         if isinstance(rate, Mapping):
             settings["learning_rate"] = keras.optimizers.schedules.deserialize(
                 {"class_name": rate["class_name"], "config": rate["config"]}
             )
         name = config["class_name"].split(">")[-1]
+        if decay and name != "Nadam":  # It means another thing by this word.
+            settings["learning_rate"] = keras.optimizers.schedules.InverseTimeDecay(
+                rate, 1, decay
+            )
         made = keras.optimizers.get({"class_name": name, "config": settings})
     policies = {layer.dtype_policy.name for layer in model._flatten_layers()}
     # Keras 2 does so for all models with such layers.
