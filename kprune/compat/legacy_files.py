@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from kprune.compat.legacy_models import Part, decoded
+from kprune.rebuild import settle
 
 CURE = "In the old environment (TF_USE_LEGACY_KERAS=1): model.save('model.h5')."
 _EXPECTED = (
@@ -343,6 +344,7 @@ def _assign(
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+    settle(part.layer)
     return states
 
 

@@ -26,6 +26,7 @@ _WITHOUT_MEANING = {
     "autocast",
     "batch_input_shape",
     "fused",
+    "has_input_vocabulary",
     "implementation",
     "input_length",
     "kernel_constraint",  # Of separable convolutions, which have no such kernel.
@@ -50,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "trainable": True,
     "virtual_batch_size": None,
 }
+_LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
 _RENAMED = {("LeakyReLU", "alpha"): "negative_slope"}
 
 
@@ -176,6 +178,14 @@ class _Builder:
         known = getattr(keras.layers, class_name, None)
         if known is None or class_name in self.custom_objects:
             return {"class_name": class_name, "config": inner}
+        if class_name in _LOOKUPS and not inner.get("vocabulary"):
+            raise ValueError(
+                f"layer {inner.get('name')!r} of class {class_name} has learned its "
+                "vocabulary by adapt(), and the file does not have it among its "
+                "settings. In the old environment make the layer with vocabulary="
+                "layer.get_vocabulary(include_special_tokens=False) in place of "
+                "adapt(), and save the model again."
+            )
         accepted = _arguments(known)
         for key in list(inner):
             new = _RENAMED.get((class_name, key))

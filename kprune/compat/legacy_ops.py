@@ -43,32 +43,42 @@ def _reshape(tensor: Any, shape: Any) -> Any:
     return ops.reshape(tensor, [-1 if size is None else size for size in sizes])
 
 
-def _pad(tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: Any = 0):
+def _pad(
+    tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: Any = 0
+) -> Any:
     mode = mode.lower()
     constant = {"constant_values": constant_values} if mode == "constant" else {}
     return ops.pad(tensor, paddings, mode=mode, **constant)
 
 
 def _split(value: Any, num_or_size_splits: Any, axis: int = 0) -> Any:
-    if isinstance(num_or_size_splits, int):
-        return ops.split(value, num_or_size_splits, axis=axis)
-    ends = np.cumsum(num_or_size_splits)
-    if -1 in num_or_size_splits:
+    sizes = num_or_size_splits
+    if isinstance(sizes, int):
+        return ops.split(value, sizes, axis=axis)
+    if -1 in sizes:
         raise ValueError("tf.split leaves the size of a part open.")
-    return ops.split(value, ends[:-1].tolist(), axis=axis)
+    return ops.split(value, np.cumsum(sizes)[:-1].tolist(), axis=axis)
 
 
 def _argmax(input: Any, axis: Any = None, output_type: str = "int64") -> Any:
     return ops.cast(ops.argmax(input, axis=0 if axis is None else axis), output_type)
 
 
-def _gather(params, indices, axis=None, batch_dims=0, validate_indices=None):  # type: ignore[no-untyped-def]
+def _gather(
+    params: Any,
+    indices: Any,
+    axis: int | None = None,
+    batch_dims: int = 0,
+    validate_indices: Any = None,
+) -> Any:
     if batch_dims:
         raise ValueError(f"tf.gather has batch_dims={batch_dims}.")
     return ops.take(params, indices, axis=axis or 0)
 
 
-def _matmul(a, b, transpose_a=False, transpose_b=False):  # type: ignore[no-untyped-def]
+def _matmul(
+    a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
+) -> Any:
     a = ops.swapaxes(a, -1, -2) if transpose_a else a
     return ops.matmul(a, ops.swapaxes(b, -1, -2) if transpose_b else b)
 
@@ -79,7 +89,9 @@ def _l2_normalize(x: Any, axis: Any = None, epsilon: float = 1e-12) -> Any:
 
 
 def _pool(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def pool(input, ksize, strides, padding, data_format="NHWC"):  # type: ignore[no-untyped-def]
+    def pool(
+        input: Any, ksize: Any, strides: Any, padding: str, data_format: str = "NHWC"
+    ) -> Any:
         _last(data_format)
         return kind(input, ksize, strides, padding.lower(), "channels_last")
 
@@ -167,7 +179,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "reshape": _reshape,
     "reverse": lambda tensor, axis: ops.flip(tensor, axis=axis),
     "roll": lambda input, shift, axis: ops.roll(input, shift, axis=axis),
-    # The batch's size is open; of its type only the file needs to know.
     "shape": lambda input, out_type="int32": _Shape(input.shape),
     "sort": lambda values, axis=-1: ops.sort(values, axis=axis),
     "split": _split,

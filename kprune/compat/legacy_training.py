@@ -164,10 +164,12 @@ def _inner(config: Any) -> Any:
 def _optimizer(config: Any, model: keras.Model) -> Any:
     if config is None:
         raise ValueError("it has no optimizer.")
+    scaling: Mapping[str, Any] = {}
     if isinstance(config, str):
-        made, scaling = keras.optimizers.get(config), {}
+        made = keras.optimizers.get(config)
     else:
-        scaling = config["config"] if _inner(config) is not config else {}
+        if "inner_optimizer" in config["config"]:
+            scaling = config["config"]
         config = _inner(config)
         settings = dict(config["config"])
         for name in _WITHOUT_MEANING:
