@@ -329,7 +329,8 @@ def _assign(
     states = {leaf.layer.path: PruningState() for leaf in wrappers.values()}
     values = []
     for name, value in named:
-        *_, owner, own = ("", *name.partition(":")[0].split("/"))
+        path, _, own = f"/{name.partition(':')[0]}".rpartition("/")
+        owner = next((each for each in wrappers if path.endswith(f"/{each}")), "")
         # Where the wrapper built its layer, the layer's weights are under it, too.
         if owner in wrappers and own in ("mask", "threshold", "pruning_step"):
             states[wrappers[owner].layer.path].put(own, value)

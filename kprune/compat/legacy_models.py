@@ -175,16 +175,18 @@ class _Builder:
         inner = {
             key: self._mended_value(value) for key, value in config["config"].items()
         }
+        if inner.get("name"):
+            inner["name"] = _name(inner["name"])
         known = getattr(keras.layers, class_name, None)
         if known is None or class_name in self.custom_objects:
             return {"class_name": class_name, "config": inner}
         if class_name in _LOOKUPS and not inner.get("vocabulary"):
             raise ValueError(
-                f"layer {inner.get('name')!r} of class {class_name} has learned its "
-                "vocabulary by adapt(), and the file does not have it among its "
-                "settings. In the old environment make the layer with vocabulary="
+                f"layer {inner.get('name')!r} of class {class_name} has no vocabulary "
+                "in the file's settings: it was learned by adapt(), or the file is a "
+                "SavedModel. In the old environment make the layer with vocabulary="
                 "layer.get_vocabulary(include_special_tokens=False) in place of "
-                "adapt(), and save the model again."
+                "adapt(), and save the model as '.keras'."
             )
         accepted = _arguments(known)
         for key in list(inner):
@@ -396,6 +398,11 @@ def _input(config: Mapping[str, Any]) -> Any:
         sparse=config.get("sparse", False),
         name=config.get("name"),
     )
+
+
+def _name(of_keras_2: str) -> str:
+    """Returns a layer's name in Keras 3, where it is a part of paths."""
+    return of_keras_2.replace("/", "_")
 
 
 def _class_name(config: Mapping[str, Any]) -> str:

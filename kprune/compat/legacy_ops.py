@@ -305,7 +305,7 @@ def operation(name: str, function: str) -> Callable[..., Any]:
         )
 
     # The names that Keras gives to operations may be those of layers in the file.
-    first = name.replace(".", "_")
+    first = name.replace(".", "_").replace("/", "_")
     names = (f"{first}_call_{i}" if i else first for i in itertools.count())
 
     def call(*args: Any, name: str | None = None, **kwargs: Any) -> Any:

@@ -53,7 +53,8 @@ def compile_as(
     except (TypeError, ValueError, KeyError) as error:
         notices.warn(
             f"The model is not compiled, since Keras 3 cannot do so as the file says: "
-            f"{str(error).splitlines()[0]} Call compile() on it."
+            f"{str(error).splitlines()[0]} Call compile() on it, or load it with "
+            "custom_objects={name: what Keras 3 has for it}."
         )
         return False
     metrics = {}
