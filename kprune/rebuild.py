@@ -228,7 +228,18 @@ def copy_values(
             raise ValueError(_other_weights(source))
         new.assign(values)
         copies[id(old)] = new
+    settle(target)
     return copies
+
+
+def settle(layer: keras.layers.Layer) -> None:
+    """Lets what a layer derived from its weights follow new values of them.
+
+    `keras.layers.Normalization` computes with such values, not with its weights.
+    """
+    for each in layer._flatten_layers():
+        if isinstance(each, keras.layers.Normalization):
+            each.finalize_state()
 
 
 def _other_weights(layer: keras.layers.Layer) -> str:

@@ -42,6 +42,16 @@ def test_wrapping_changes_neither_outputs_nor_the_model(kind, data):
     assert not set(map(id, all_layers(model))) & set(map(id, all_layers(pruned)))
 
 
+def test_adapted_normalization_is_copied_with_what_it_derived():
+    x = np.random.default_rng(0).normal(2, 3, (20, 4)).astype("float32")
+    adapted = keras.layers.Normalization()
+    adapted.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), adapted, keras.layers.Dense(3)])
+    pruned = kprune.prune(model, schedule=kprune.ConstantSparsity(0.5, 10))
+    np.testing.assert_array_equal(pruned(x), model(x))
+    np.testing.assert_array_equal(kprune.strip(pruned)(x), model(x))
+
+
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_stripped_equals_wrapped_bit_for_bit(kind, data):
     model = GRAPHS[kind]()

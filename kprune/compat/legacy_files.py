@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from kprune.compat.legacy_models import Part, decoded
+from kprune.rebuild import settle
 
 CURE = "In the old environment (TF_USE_LEGACY_KERAS=1): model.save('model.h5')."
 _EXPECTED = (
@@ -333,7 +334,8 @@ def _assign(
     states = {leaf.layer.path: PruningState() for leaf in wrappers.values()}
     values = []
     for name, value in named:
-        *_, owner, own = ("", *name.partition(":")[0].split("/"))
+        path, _, own = f"/{name.partition(':')[0]}".rpartition("/")
+        owner = next((each for each in wrappers if path.endswith(f"/{each}")), "")
         # Where the wrapper built its layer, the layer's weights are under it, too.
         if owner in wrappers and own in ("mask", "threshold", "pruning_step"):
             states[wrappers[owner].layer.path].put(own, value)
@@ -348,6 +350,7 @@ def _assign(
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+    settle(part.layer)
     return states
 
 

@@ -26,6 +26,7 @@ _WITHOUT_MEANING = {
     "autocast",
     "batch_input_shape",
     "fused",
+    "has_input_vocabulary",
     "implementation",
     "input_length",
     "kernel_constraint",  # Of separable convolutions, which have no such kernel.
@@ -50,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "trainable": True,
     "virtual_batch_size": None,
 }
+_LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
 _RENAMED = {("LeakyReLU", "alpha"): "negative_slope"}
 
 
@@ -173,9 +175,19 @@ class _Builder:
         inner = {
             key: self._mended_value(value) for key, value in config["config"].items()
         }
+        if inner.get("name"):
+            inner["name"] = _name(inner["name"])
         known = getattr(keras.layers, class_name, None)
         if known is None or class_name in self.custom_objects:
             return {"class_name": class_name, "config": inner}
+        if class_name in _LOOKUPS and not inner.get("vocabulary"):
+            raise ValueError(
+                f"layer {inner.get('name')!r} of class {class_name} has no vocabulary "
+                "in the file's settings: it was learned by adapt(), or the file is a "
+                "SavedModel. In the old environment make the layer with vocabulary="
+                "layer.get_vocabulary(include_special_tokens=False) in place of "
+                "adapt(), and save the model as '.keras'."
+            )
         accepted = _arguments(known)
         for key in list(inner):
             new = _RENAMED.get((class_name, key))
@@ -386,6 +398,11 @@ def _input(config: Mapping[str, Any]) -> Any:
         sparse=config.get("sparse", False),
         name=config.get("name"),
     )
+
+
+def _name(of_keras_2: str) -> str:
+    """Returns a layer's name in Keras 3, where it is a part of paths."""
+    return of_keras_2.replace("/", "_")
 
 
 def _class_name(config: Mapping[str, Any]) -> str:

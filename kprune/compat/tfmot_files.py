@@ -95,7 +95,8 @@ def load(
     except ValueError as error:
         raise ValueError(f"{str(path)!r} cannot be migrated: {error}") from error
     training = file.training
-    compiled = training is not None and compile_as(model, training, notices)
+    with keras.saving.custom_object_scope(custom_objects or {}):
+        compiled = training is not None and compile_as(model, training, notices)
     if training is not None and compiled:
         with_masks = _counterparts(root.layer, model)
         trained = [with_masks[id(variable)] for variable in trained_variables(root)]

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from kprune.rebuild import settle
+
 
 def in_float32(model: keras.Model) -> keras.Model:
     """Returns the model, or a float32 copy if it computes in lower precision.
@@ -60,6 +62,7 @@ def _copy(model: keras.Model, policies: set[str], policy: str) -> keras.Model:
         copy.build_from_config(model.get_build_config())
     for old, new in zip(model.variables, copy.variables, strict=True):
         new.assign(keras.ops.cast(old, new.dtype))
+    settle(copy)
     return copy
 
 

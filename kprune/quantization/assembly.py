@@ -17,7 +17,7 @@ from kprune.quantization.fake_quantization import (
     QuantizedWeights,
 )
 from kprune.quantization.places import Places
-from kprune.rebuild import input_like, plain
+from kprune.rebuild import input_like, plain, settle
 
 
 class Builder:
@@ -132,6 +132,9 @@ def copy_weights(flow: Flow) -> None:
             for source, target in zip(old, new, strict=True):
                 target.assign(source)
                 _copy_mask(source, target, original)
+            for copy in copies:
+                if isinstance(copy, keras.layers.Layer):
+                    settle(copy)
             if not isinstance(original, Pruned):
                 for copy in copies:
                     _hold_zeros(copy)

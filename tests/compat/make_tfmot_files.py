@@ -183,7 +183,77 @@ class Doubled(L.Layer):
 
 save(keras.Sequential([keras.Input((6,)), Doubled(), L.Dense(2)]), "own", (".h5",))
 x = keras.Input((6,))
-save(keras.Model(x, tf.math.sin(x)), "sine", (".h5",))
+save(keras.Model(x, tf.math.bessel_i0(x)), "bessel", (".h5",))
 save(keras.Model(x, L.Lambda(lambda t: t + 1)(x)), "lambda", (".h5",))
 plain = keras.Sequential([keras.Input((6,)), L.Dense(2)])
 plain.save_weights(os.path.join(FOLDER, "weights.h5"))
+
+
+def functions(x):
+    """TensorFlow functions as users call them, on six numbers and on images."""
+    a, b = tf.split(tf.where(x > 0, tf.sin(x), tf.zeros_like(x)), 2, axis=-1)
+    y = tf.pad(tf.stack([a, b], 1), [[0, 0], [0, 1], [2, 1]], constant_values=0.5)
+    y = tf.reshape(tf.math.l2_normalize(y // 0.3, -1), (tf.shape(y)[0], 3, 6))
+    y = tf.matmul(y, tf.tile(y, [1, 2, 1]), transpose_b=True)
+    image = tf.image.resize(tf.expand_dims(y, -1), (4, 4))
+    image = tf.nn.depth_to_space(tf.repeat(image, 4, axis=-1), 2)
+    return tf.nn.max_pool2d(image, 2, 2, "SAME")[:, ::2, -1]
+
+
+save(keras.Model(x, functions(x)), "functions", (".h5",))
+data = RANDOM.normal(size=(4, 6)).astype("float32")
+np.savez(os.path.join(FOLDER, "functions.npz"), x=data, outputs=functions(data))
+
+optimizers = keras.optimizers
+rate = optimizers.schedules.ExponentialDecay(0.05, 2, 0.5)
+OPTIMIZERS = {
+    "adafactor": optimizers.Adafactor(0.01),
+    "amsgrad": optimizers.Adam(
+        0.01, amsgrad=True, use_ema=True, ema_overwrite_frequency=4
+    ),
+    "ftrl": optimizers.legacy.Ftrl(0.1),
+    "half": keras.mixed_precision.LossScaleOptimizer(
+        optimizers.SGD(0.1, 0.9), False, 128
+    ),
+    "nadam": optimizers.Nadam(rate),
+    "old_adam": optimizers.legacy.Adam(0.1, decay=0.5),
+    "old_nadam": optimizers.legacy.Nadam(0.1),
+    "rmsprop": optimizers.RMSprop(0.01, centered=True, momentum=0.5, clipnorm=0.1),
+}
+
+
+def own_loss(true, predicted):
+    """A loss of the user's own."""
+    return tf.reduce_mean(tf.abs(true - predicted) ** 1.5, -1)
+
+
+def two_outputs(optimizer, policy):
+    """A wrapped model, with a loss and a metric for one output each."""
+    keras.mixed_precision.set_global_policy(policy)
+    x = keras.Input((6,))
+    hidden = L.Dense(8, activation="relu", name="hidden")(x)
+    model = keras.Model(x, [L.Dense(3, name=name)(hidden) for name in ("a", "b")])
+    once = sparsity.ConstantSparsity(0.5, 1, frequency=100)
+    model = sparsity.prune_low_magnitude(model, once)  # Wrappers take the policy, too.
+    keras.mixed_precision.set_global_policy("float32")
+    a, b = model.output_names
+    model.compile(
+        optimizer,
+        {a: own_loss, b: keras.losses.Huber(0.5)},
+        {b: ["mae"]},
+        loss_weights={a: 1.0, b: 0.3},
+        run_eagerly=True,
+    )
+    return model
+
+
+x, y = RANDOM.normal(size=(32, 6)), RANDOM.normal(size=(32, 3))
+for name, optimizer in OPTIMIZERS.items():
+    model = two_outputs(optimizer, "mixed_float16" if name == "half" else "float32")
+    settings = {"verbose": 0, "callbacks": [sparsity.UpdatePruningStep()]}
+    model.fit(x[:16], [y[:16]] * 2, 8, shuffle=False, **settings)
+    save(model, f"by_{name}", (".h5", *([".keras"] if name == "old_adam" else [])))
+    facts = {"x": x, "y": y, "evaluated": model.evaluate(x, [y] * 2, 8, verbose=0)}
+    model.fit(x[16:], [y[16:]] * 2, 8, shuffle=False, **settings)
+    facts["after"] = np.stack(model.predict(x, verbose=0)).astype("float32")
+    np.savez(os.path.join(FOLDER, f"by_{name}.npz"), **facts)

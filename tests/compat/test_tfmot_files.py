@@ -76,7 +76,7 @@ def close(found, expected):
 @pytest.mark.parametrize("name, ending", WRAPPED)
 def test_outputs_masks_and_step_are_those_of_the_file(files, name, ending):
     said = facts(files, name)
-    model = quietly(name, ending, files)
+    model = load(files / f"{name}_wrapped{ending}", prove=False)
     close(model.predict(said["x"], verbose=0), said["outputs"])
     expected = {
         key.removeprefix("mask/"): mask != 0
@@ -92,15 +92,6 @@ def test_outputs_masks_and_step_are_those_of_the_file(files, name, ending):
     for layer in pruned_layers(model):
         calls = 2 if layer.name in twice else 1
         assert said[f"step/{layer.name}"] == calls * STEPS
-
-
-def quietly(name, ending, files):
-    """Loads a wrapped sample; RMSprop's gathered gradients are not carried over."""
-    path = files / f"{name}_wrapped{ending}"
-    if name != "patterns":
-        return load(path, prove=False)
-    with pytest.warns(kprune.PruningWarning, match="is not carried over"):
-        return load(path, prove=False)
 
 
 @pytest.mark.parametrize("name, ending", STRIPPED)
@@ -167,7 +158,7 @@ def test_training_goes_on_to_the_target_and_is_resumed_from_a_keras_file(
 
 
 def test_patterns_and_constant_sparsity(files):
-    model = quietly("patterns", ".h5", files)
+    model = load(files / "patterns_wrapped.h5", prove=False)
     conv, dense = pruned_layers(model)
     assert conv.rule.granularity == kprune.NofM(2, 4, remainder="pad")
     # Keras's rows are inputs; kprune's blocks are (outputs, inputs).
@@ -233,6 +224,45 @@ def test_layers_of_the_users_own(files):
     close(model.predict(x, verbose=0), model.layers[-1](2 * x))
 
 
+def test_tensorflow_functions_compute_the_same(files):
+    said = facts(files, "functions")
+    model = load(files / "functions.h5", prove=False)
+    close(model.predict(said["x"], verbose=0), said["outputs"])
+
+
+def own_loss(true, predicted):
+    return keras.ops.mean(keras.ops.abs(true - predicted) ** 1.5, -1)
+
+
+@pytest.mark.parametrize(
+    "name", ["adafactor", "amsgrad", "ftrl", "half", "nadam", "old_adam", "rmsprop"]
+)
+def test_optimizers_losses_and_metrics_go_on_as_in_tfmot(files, name):
+    said = facts(files, f"by_{name}")
+    x, y = said["x"], said["y"]
+    model = load(files / f"by_{name}.h5", {"own_loss": own_loss}, prove=False)
+    tolerance = 5e-3 if name == "half" else 2e-5
+    evaluated = model.evaluate(x, [y, y], BATCH, verbose=0)
+    np.testing.assert_allclose(evaluated, said["evaluated"], atol=tolerance)
+    go_on(model, x[16:], [y[16:]] * 2)
+    after = np.stack(model.predict(x, verbose=0)).astype("float32")
+    np.testing.assert_allclose(after, said["after"], atol=tolerance)
+
+
+def test_what_cannot_be_carried_over_is_said(files):
+    own = {"own_loss": own_loss}
+    with pytest.warns(kprune.PruningWarning, match="momentum grow slower"):
+        load(files / "by_old_nadam.h5", own, prove=False)
+    with pytest.warns(kprune.PruningWarning) as said:
+        load(files / "by_old_adam.keras", own, prove=False)
+    assert "keeps 0 arrays" in str(said[0].message)
+    assert "Pruning is at step 2" in str(said[1].message)
+    with pytest.warns(kprune.PruningWarning) as said:
+        model = load(files / "by_nadam.h5", prove=False)
+    assert "identifier: own_loss" in str(said[0].message)
+    assert not model.compiled
+
+
 def refused(match, path):
     with pytest.raises(ValueError, match=match):
         load(path, prove=False)
@@ -273,5 +303,5 @@ def test_a_truncated_saved_model_is_refused(files, tmp_path):
 
 def test_what_keras_3_cannot_do_is_refused(files):
     refused("'doubled' of class Doubled .* the class is unknown", files / "own.h5")
-    refused("calls the TensorFlow function tf.math.sin", files / "sine.h5")
+    refused("calls the TensorFlow function tf.math.bessel_i0", files / "bessel.h5")
     refused("'lambda' is a Lambda", files / "lambda.h5")
