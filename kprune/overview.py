@@ -115,7 +115,11 @@ def _part(source: Any) -> _Part:
         file = _file(source.name, source, "keras", size, {}, seen.sparsity)
         return _Part(source.name, True, weights.of_model(load_model(source)), (file,))
     data = source.read_bytes()
-    file = _file(source.name, source, "", size, sections(data), seen.sparsity)
+    try:
+        parts = sections(data)
+    except ValueError as error:
+        raise ValueError(f"{str(source)!r}: {error}") from error
+    file = _file(source.name, source, "", size, parts, seen.sparsity)
     return _Part(source.name, False, weights.of_file(data), (file,))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kprune.export import tflite
+
 _IDENTIFIER = b"TFL3"
 # The schema's force_align of Buffer.data, which the Python builder does not know of:
 # https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
@@ -18,11 +20,15 @@ def unpack(data: bytes) -> Any:
     """Returns a file's content as the schema's objects, a `ModelT`.
 
     Args:
-        data: A `.tflite` file that `tflite.parse` has read: this trusts it.
+        data: A `.tflite` file that `tflite.parse` has read.
+
+    Raises:
+        ValueError: If what `parse` does not read of it is damaged.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromPackedBuf(data, 0)
+    with tflite.refusing_damage():
+        return schema.ModelT.InitFromPackedBuf(data, 0)
 
 
 def has_outside_data(model: Any) -> bool:

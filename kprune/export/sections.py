@@ -43,11 +43,13 @@ def sections(data: bytes) -> dict[str, FileSize]:
     Raises:
         ValueError: If `data` is not a readable TFLite model.
     """
-    file = tflite.parse(data)  # It checks what the generated code trusts.
+    file = tflite.parse(data)
+    with tflite.refusing_damage():
+        places = list(_places(file, data))
     bytes_of = np.frombuffer(data, np.uint8)
     graph = SECTIONS.index("graph")
     owner = np.full(len(data), graph, np.uint8)
-    for name, start, length in _places(file, data):
+    for name, start, length in places:
         part = owner[start : start + length]
         part[part == graph] = SECTIONS.index(name)  # What is shared counts once.
     sizes = {

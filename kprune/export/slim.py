@@ -36,7 +36,7 @@ def slim(data: bytes) -> bytes:
     Raises:
         ValueError: If `data` is not a readable TFLite model.
     """
-    tflite.parse(data)  # It checks what the generated code trusts.
+    tflite.parse(data)
     from ai_edge_litert import schema_py_generated as schema
 
     model = unpack(data)
@@ -55,7 +55,7 @@ def slim(data: bytes) -> bytes:
         if index not in signed:
             ends = {int(i) for i in (*_items(graph.inputs), *_items(graph.outputs))}
         graph.name = None
-        for place, tensor in enumerate(graph.tensors):
+        for place, tensor in enumerate(graph.tensors or ()):
             if place not in ends:
                 tensor.name = None
             if -1 not in _items(tensor.shapeSignature):
@@ -63,7 +63,7 @@ def slim(data: bytes) -> bytes:
             if tensor.quantization is not None:
                 tensor.quantization.min = tensor.quantization.max = None
                 tensor.quantization = once(tensor.quantization)
-        for operator in graph.operators:
+        for operator in graph.operators or ():
             operator.builtinOptions = once(operator.builtinOptions)
     _merge_buffers(model, schema)
     smaller = append(pack(model), files)
@@ -89,7 +89,7 @@ def _merge_buffers(model: Any, schema: Any) -> None:
         return places[data]
 
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
+        for tensor in graph.tensors or ():
             tensor.buffer = place(tensor.buffer)
     for item in model.metadata or ():
         item.buffer = place(item.buffer)

@@ -7,6 +7,7 @@ Schema: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -226,8 +227,19 @@ def parse(data: bytes | bytearray) -> TFLiteFile:
             "Not a TFLite model: bytes 4 to 8 must be b'TFL3'. "
             f"Received: {bytes(data[4:8])!r}. {_guess(bytes(data[:4]))}"
         )
-    try:
+    with refusing_damage():
         return _Reader(data).read()
+
+
+@contextlib.contextmanager
+def refusing_damage() -> Iterator[None]:
+    """Turns what the schema's code raises on damaged bytes into a `ValueError`.
+
+    `parse` has checked what this module reads. Other fields, such as options of
+    operators and metadata, are read in such a block by who needs them.
+    """
+    try:
+        yield
     except (
         ValueError,
         TypeError,

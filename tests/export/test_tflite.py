@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import nets
 import numpy as np
@@ -6,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kprune
-from kprune.export import encoding, tflite
+from kprune.export import encoding, labels, metadata, tflite
+from kprune.export.sections import sections
+from kprune.export.slim import slim
 
 
 def tensors(data):
@@ -89,7 +93,24 @@ def test_a_graph_whose_output_is_no_tensor_is_refused(cnn_files):
         tflite.parse(data)
 
 
-KINDS = ("none", "int8", "sparse", "encoded")
+def test_damaged_metadata_is_refused_by_the_name_of_the_file(cnn_files, tmp_path):
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = bytearray(cnn_files["none"])
+    model = schema.Model.GetRootAs(data, 0)
+    start = model._tab.Vector(model._tab.Offset(16)) - 4  # Its number of entries.
+    data[start : start + 4] = (2**31 - 1).to_bytes(4, "little")
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(data)
+    assert kprune.inspect(path)  # It has no use for metadata.
+    words = "damaged: it ends before what it points to"
+    with pytest.raises(ValueError, match=rf"damaged\.tflite.*{words}"):
+        kprune.overview(path)
+    with pytest.raises(ValueError, match=words):
+        slim(bytes(data))
+
+
+KINDS = ("none", "int8", "int4", "int16x8", "dynamic", "sparse", "encoded", "labels")
 FEW = settings(
     max_examples=60,
     deadline=None,
@@ -109,8 +130,14 @@ def kinds(cnn_files, tmp_path_factory):
     model = kprune.strip(kprune.prune(model, plan=kprune.Plan(rule)))
     settings = {"quantization": "none", "encode": True, "benchmark": False}
     kprune.export(model, path, "android", **settings)
+    wide = nets.zeroed(keras.Sequential([keras.Input((64,)), keras.layers.Dense(32)]))
+    named = labels.Labels("output", ("a", "b", "c"))
     return {
         **cnn_files,
+        "int4": nets.converted(nets.cnn(), "int4"),
+        "int16x8": nets.converted(nets.cnn(), "int16x8", nets.images()),
+        "dynamic": nets.converted(wide, "dynamic"),
+        "labels": metadata.with_labels(cnn_files["none"], named, "cnn", "A network."),
         "sparse": path.read_bytes(),
         "encoded": encoding.encode(cnn_files["int8"]),
     }
@@ -130,6 +157,10 @@ def survives(tmp_path_factory):
         assert str(found) and found.to_json()
         for tensor in tflite.parse(data).weights():
             assert tensor.sparse or tensor.array is None or tensor.real is not None
+        # These read more of it.
+        for read in (sections, slim):
+            with contextlib.suppress(ValueError):
+                assert read(bytes(data))
 
     return check
 
