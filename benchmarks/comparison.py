@@ -270,9 +270,10 @@ def _verdict(
         "lead": lead,
         "spread": spread,
     }
+    if min(row["seeds"], other["seeds"]) < 2:
+        return verdict
     if other["method"] in PEERS:
         verdict["met"] = lead >= 0
     elif sparsity == HIGH or (name == "best" and sparsity > HIGH):
-        if min(row["seeds"], other["seeds"]) > 1:
-            verdict["met"] = lead > spread
+        verdict["met"] = lead > spread
     return verdict
