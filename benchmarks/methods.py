@@ -165,7 +165,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns means and verdicts, with the peers' rows on the same suite."""
     if not rows:
         return []
-    files = (tables.load(f"{peer}_{rows[0]['suite']}") for peer in ("tfmot", "pquant"))
+    files = (tables.load(f"{peer}_{rows[0]['suite']}") for peer in tables.PEERS)
     peers = [row for file in files if file for row in file["rows"]]
     return comparison.summarise([*rows, *peers])
 

@@ -106,7 +106,7 @@ BENCHMARKS = tuple(
         ("accuracy", "accuracy_allconv", "accuracy", 40, "--suite allconv"),
         ("curves", "tfmot_lenet", "peers.tfmot_accuracy", 12, LENET, TFMOT),
         ("curves", "tfmot_gru", "peers.tfmot_accuracy", 12, GRU, TFMOT),
-        ("curves", "pquant_lenet", "peers.pquant_accuracy", 25, LENET, PQUANT),
+        ("curves", "pquant_lenet", "peers.pquant_accuracy", 60, LENET, PQUANT),
         ("curves", "methods_lenet", "methods", 120, LENET),
         ("curves", "methods_gru", "methods", 120, GRU, OURS, ("mnist1d",)),
         ("structured", CHANNELS, CHANNELS, 150, DENSE),

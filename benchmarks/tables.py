@@ -21,6 +21,8 @@ from benchmarks import comparison, picture, run
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 NOT_RUN = "*Not run yet.*"
+# Whose results stand beside those of `benchmarks/methods.py`: their files' names.
+PEERS = ("tfmot", "pquant")
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -33,12 +35,17 @@ def table(head: list[str], rows: list[list[str]], source: dict[str, Any]) -> str
     """Returns a Markdown table with a line below that says where it was measured."""
     text = markdown(head, rows)
     machine = source["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     quick = " A quick run, not for quoting." if source.get("quick") else ""
     return (
         f"{text}\n\n{machine['date']}, {machine['processor']}, {machine['cores']} "
-        f"cores, Python {machine['python']}, {versions}.{quick}"
+        f"cores, {versions(machine)}.{quick}"
     )
+
+
+def versions(machine: dict[str, Any]) -> str:
+    """Returns the versions of Python and of the packages that took part."""
+    packages = [f"{name} {version}" for name, version in machine["versions"].items()]
+    return ", ".join([f"Python {machine['python']}", *packages])
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -211,7 +218,17 @@ def methods(net: str) -> str:
         for method in comparison.METHODS
         if method in found
     ]
-    return table(["accuracy, %", *map(str, sparsities)], rows, document)
+    text = table(["accuracy, %", *map(str, sparsities)], rows, document)
+    return text + "".join(peer(f"{name}_{net}") for name in PEERS)
+
+
+def peer(name: str) -> str:
+    """Returns what the line below a table says of a peer's results; "" without any."""
+    document = load(name)
+    if document is None:
+        return ""
+    machine, method = document["machine"], document["rows"][0]["method"]
+    return f" {method}: {machine['date']}, {versions(machine)}."
 
 
 def methods_checks(net: str) -> str:
@@ -219,11 +236,21 @@ def methods_checks(net: str) -> str:
     document = load(f"methods_{net}")
     if document is None:
         return NOT_RUN
+    seeds = {
+        (row["method"], row["sparsity"]): row["seeds"]
+        for row in document["summary"]
+        if "accuracy" in row
+    }
     rows: dict[str, dict[float, str]] = {"kprune's best": {}}
     for check, verdicts in _checks(document).items():
         for row in verdicts:
             name = f"{check} less {row['against']}"
             text = f"{row['lead']:+.2f} (spread {row['spread']:.2f})"
+            fewest = min(
+                seeds[row[side], row["sparsity"]] for side in ("method", "against")
+            )
+            if fewest < max(seeds.values()):
+                text += f", {fewest} of {max(seeds.values())} seeds"
             if "met" in row:
                 text += ": met" if row["met"] else ": **missed**"
             rows.setdefault(name, {})[row["sparsity"]] = text

@@ -90,13 +90,14 @@ def test_the_best_has_to_lead_by_more_than_the_larger_spread() -> None:
     assert not checks([*rows, *row("tfmot", 0.9, 91.1)])["best tfmot", 0.9]["met"]
 
 
-def test_below_the_high_sparsities_only_tfmot_is_a_target() -> None:
+def test_below_the_high_sparsities_only_peers_are_targets() -> None:
     found = checks(
         [
-            *row("RigL", 0.5, 90.0),
-            *row("random", 0.5, 89.0),
-            *row("static random", 0.5, 89.0),
-            *row("tfmot", 0.5, 91.0),
+            *row("RigL", 0.5, 90.0, 90.0),
+            *row("random", 0.5, 89.0, 89.0),
+            *row("static random", 0.5, 89.0, 89.0),
+            *row("tfmot", 0.5, 91.0, 91.0),
+            *row("PQuantML", 0.5, 91.0),
             *row("RigL", 0.95, 89.0, 89.1),
             *row("static random", 0.95, 88.0, 88.1),
             *row("random", 0.95, 80.0),
@@ -104,6 +105,7 @@ def test_below_the_high_sparsities_only_tfmot_is_a_target() -> None:
     )
     assert "met" not in found["best random", 0.5]
     assert not found["best tfmot", 0.5]["met"]
+    assert "met" not in found["best PQuantML", 0.5]  # One seed.
     assert found["best static random", 0.95]["met"]
     assert "met" not in found["RigL static random", 0.95]
     assert "met" not in found["best random", 0.95]  # One seed has no spread.
