@@ -103,7 +103,7 @@ def test_damaged_metadata_is_refused_by_the_name_of_the_file(cnn_files, tmp_path
     path = tmp_path / "damaged.tflite"
     path.write_bytes(data)
     assert kprune.inspect(path)  # It has no use for metadata.
-    words = "damaged: it ends before what it points to"
+    words = "The TFLite model is damaged"
     with pytest.raises(ValueError, match=rf"damaged\.tflite.*{words}"):
         kprune.overview(path)
     with pytest.raises(ValueError, match=words):
