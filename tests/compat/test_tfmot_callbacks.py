@@ -70,6 +70,12 @@ def test_what_is_no_folder_is_refused(log_dir):
         sparsity.PruningSummaries(log_dir=log_dir)
 
 
+@pytest.mark.parametrize("update_freq", ["daily", 0, None])
+def test_a_frequency_that_keras_does_not_have_is_refused(tmp_path, update_freq):
+    with pytest.raises(ValueError, match="`update_freq` must be 'epoch', 'batch' or"):
+        sparsity.PruningSummaries(tmp_path, update_freq)
+
+
 def test_without_tensorboard_summaries_say_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install tensorboard"):

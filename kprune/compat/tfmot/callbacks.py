@@ -124,7 +124,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         **kwargs: Further arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: If `log_dir` is no name of a folder.
+        ValueError: If `log_dir` is no name of a folder, or `update_freq` nothing that
+            Keras has.
         ImportError: If the package `tensorboard` is missing.
     """
 
@@ -135,6 +136,12 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             raise ValueError(
                 "PruningSummaries: `log_dir` must be the name of a folder. Received "
                 f"{log_dir!r}."
+            )
+        steps = isinstance(update_freq, int) and update_freq >= 1
+        if not steps and update_freq not in ("epoch", "batch"):
+            raise ValueError(
+                "PruningSummaries: `update_freq` must be 'epoch', 'batch' or a number "
+                f"of batches of at least 1. Received {update_freq!r}."
             )
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
