@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from sklearn.datasets import load_digits
 
 import kprune
 from kprune.export import tflite
@@ -562,6 +563,36 @@ def test_zeros_and_shared_values_are_held_while_rounding_is_trained(data, per_ch
             assert len(np.unique(np.append(now.numpy(), 0))) <= 8
         assert np.count_nonzero(now.numpy() != was)
         np.testing.assert_array_equal(now.numpy()[was == 0], 0)
+
+
+@pytest.mark.slow
+def test_pruned_clustered_and_rounded_down_to_the_file(tmp_path):
+    """tfmot's longest test of PCQAT, on digits: accuracy, zeros and values survive."""
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
+    (x, test_x), (y, test_y) = (x[:1497], x[1497:]), (y[:1497], y[1497:])
+
+    def accuracy(model):
+        return np.mean(model.predict(test_x, verbose=0).argmax(1) == test_y)
+
+    network = [L.Conv2D(12, 3, activation="relu"), L.MaxPooling2D(), L.Flatten()]
+    model = compiled(chain((8, 8, 1), *network, L.Dense(10)))
+    fit(model, (x, y), kprune.PruningCallback(0.5), epochs=10)
+    pruned = kprune.inspect(model).sparsity
+    clustered = compiled(kprune.cluster(model, num_clusters=8))
+    aware = compiled(kprune.quantize_aware(clustered))
+    sharing = kprune.ClusteringCallback(8, begin_step=0)
+    fit(aware, (x, y), sharing, kprune.QuantizationCallback(0))
+    file = File(aware, tmp_path, representative_data=test_x)
+    in_file = np.mean(np.argmax(file.run(test_x), 1) == test_y)
+    assert min(accuracy(model), accuracy(clustered), accuracy(aware), in_file) > 0.8
+    assert accuracy(aware) >= accuracy(clustered)
+    kernels = [t.array for t in file.parsed.weights() if t.array.ndim > 1]
+    assert len(kernels) == 2
+    for kernel in kernels:  # One scale per output, the first axis.
+        assert max(len(np.unique(np.append(row, 0))) for row in kernel) <= 8
+    zeros = sum(np.sum(kernel == 0) for kernel in kernels)
+    assert zeros / sum(kernel.size for kernel in kernels) >= pruned > 0.4
 
 
 def test_pruning_first_and_rounding_then_in_one_fit(data):
