@@ -413,6 +413,8 @@ def _by_plan(
     plan: Plan, model: keras.Model, notices: Notices
 ) -> tuple[list[Group | ChannelGroup], tuple[SkippedWeight, ...]]:
     resolution = resolve(plan, model)
+    for idle in resolution.idle:
+        notices.warn(idle)
     single = [s for s in resolution.sites if not _for_channels(s.rule)]
     groups: list[Group | ChannelGroup] = [*_by_rule(single)]
     channels = list(filter(_for_channels, plan.rules))

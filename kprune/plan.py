@@ -6,7 +6,7 @@ module changes when users may say something new about what to prune.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -71,7 +71,8 @@ class Rule(Config):
             name pattern such as `"block_*"` (matched against the layer's name, its
             path and the weight's path), a function from a layer to bool, or a
             sequence of these.
-        skip: What not to prune, in the same terms. Goes before `only`.
+        skip: What not to prune, in the same terms. Goes before `only`. Of both, what
+            means nothing of a model is told: names as errors, the rest as warnings.
         prune_depthwise: Whether depthwise kernels are pruned too.
         prune_frozen: Whether kernels of layers with `trainable=False` are, which no
             training makes up for; not with channels.
@@ -248,10 +249,17 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """What a plan means on a model: the sites, and the weights that stay dense."""
+    """What a plan means on a model.
+
+    Args:
+        sites: The weights that are pruned.
+        skipped: Those that stay dense.
+        idle: What of `only` and `skip` means nothing of the model, in words.
+    """
 
     sites: tuple[Site, ...]
     skipped: tuple[SkippedWeight, ...]
+    idle: tuple[str, ...] = ()
 
 
 def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolution:
@@ -307,7 +315,8 @@ def resolve(plan: Plan, model: keras.layers.Layer, whole: bool = True) -> Resolu
             raise ValueError(_matches_nothing(i, rule, plan, model, skipped))
         if whole and not isinstance(rule.granularity, Channel):
             rule.allocation.check([facts(s) for s in sites if s.rule is rule])
-    return Resolution(tuple(sites), tuple(skipped))
+    idle = _idle(plan, model, found) if whole else ()
+    return Resolution(tuple(sites), tuple(skipped), tuple(idle))
 
 
 def facts(site: Site) -> Facts:
@@ -444,14 +453,42 @@ def _check_names(
     names = [name for candidate in found for name in candidate.names]
     for layer in model._flatten_layers():
         names += [layer.name, layer.path or layer.name]
+    for which, matcher in _said(plan):
+        if not isinstance(matcher, str) or is_pattern(matcher):
+            continue
+        if matcher not in names:
+            raise ValueError(f"{which}: {unknown(matcher, names)}")
+
+
+def _said(plan: Plan) -> Iterator[tuple[str, Matcher]]:
+    """Yields what the rules say in `only` and `skip`, and where they say it."""
     for i, rule in enumerate(plan.rules):
+        which = f"Rule {i} of the plan, " if len(plan.rules) > 1 else ""
         for argument in ("only", "skip"):
             for matcher in getattr(rule, argument) or ():
-                if not isinstance(matcher, str) or is_pattern(matcher):
-                    continue
-                if matcher not in names:
-                    which = f"Rule {i} of the plan, " if len(plan.rules) > 1 else ""
-                    raise ValueError(f"{which}{argument}: {unknown(matcher, names)}")
+                yield f"{which}{argument}", matcher
+
+
+def _idle(
+    plan: Plan, model: keras.layers.Layer, found: Sequence[Candidate]
+) -> Iterator[str]:
+    """Yields what is said in `only` and `skip` and means nothing of the model."""
+    layers = list(model._flatten_layers())
+    for which, matcher in _said(plan):
+        if any(_match(matcher, candidate) for candidate in found):
+            continue
+        # A function may ask for what layers with weights alone have.
+        is_function = not isinstance(matcher, str | type | keras.layers.Layer)
+        if not is_function and any(
+            means(matcher, (layer,), (layer.name, layer.path or layer.name))
+            for layer in layers
+        ):
+            continue
+        yield (
+            f"{which}: {matcher!r} means no layer of {model.name!r}, and nothing comes "
+            "of it. Is it a slip, or a layer of another model? Then name the layer as "
+            "model.summary() does; else leave it out."
+        )
 
 
 def _matches_nothing(

@@ -13,6 +13,7 @@ import numpy as np
 from kprune.clustering import Clustering
 from kprune.foreign import received
 from kprune.layers import values
+from kprune.notices import Notices
 from kprune.plan import Plan, Rule, Site, resolve
 from kprune.prunable import candidates
 from kprune.rebuild import Changes
@@ -143,6 +144,8 @@ def find(
         nothing_yet, only=only, skip=skip, prune_depthwise=True, prune_frozen=True
     )
     resolution = resolve(Plan((rule,)), model)
+    for idle in resolution.idle:
+        Notices().warn(idle)
     depthwise = {id(c.variable) for c in candidates(model) if c.is_depthwise}
     sites, skipped = [], list(resolution.skipped)
     for site in resolution.sites:

@@ -25,6 +25,7 @@ from kprune.layers import (
     values,
 )
 from kprune.naming import nearest
+from kprune.notices import Notices
 from kprune.plan import Plan, Rule, Site, resolve
 from kprune.prunable import candidates
 from kprune.rebuild import Changes, copy_values, from_config, has_graph, rebuild
@@ -74,7 +75,10 @@ def prune(
         return _prune_layer(model_or_layer, plan)
     model = model_or_layer
     check_has_graph("prune", model)
-    sites = _sites_by_layer(model, resolve(plan, model).sites)
+    resolution = resolve(plan, model)
+    for idle in resolution.idle:
+        Notices().warn(idle)
+    sites = _sites_by_layer(model, resolution.sites)
 
     class Wrapped(Changes):
         def replacement(self, operation: Any, copy: Any) -> Any:

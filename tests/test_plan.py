@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -192,6 +194,20 @@ def test_what_cannot_be_is_named(arguments, match):
 
 def test_names_of_layers_without_weights_may_be_skipped():
     assert len(paths(sequential(), skip=["flatten", "conv2d", "nothing*"])) == 2
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    ["nothing*", L.LSTM, L.Dense(2, name="mine"), lambda layer: layer.name == "dens"],
+)
+def test_what_means_nothing_is_told(matcher):
+    model = sequential()
+    idle = resolve(Plan((Rule(0.5, skip=[L.Flatten, "dense*", matcher]),)), model).idle
+    assert len(idle) == 1
+    match = re.escape(f"skip: {matcher!r} means no layer of ")
+    assert re.match(match, idle[0])
+    with pytest.warns(kprune.PruningWarning, match=match):
+        kprune.prune(model, sparsity=0.5, skip=matcher)
 
 
 def test_axes_of_a_custom_layer_are_asked_for(monkeypatch):
