@@ -9,7 +9,7 @@ import models
 import numpy as np
 import pytest
 import settings
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pages import Page
 
@@ -97,6 +97,7 @@ RECIPES = st.builds(
 
 
 @given(RECIPES)
+@example(Recipe(Train(epochs=1), data="\u00ed\x85\u2028"))
 def test_a_recipe_is_the_same_as_its_text(recipe):
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 

@@ -48,7 +48,11 @@ def write(setting: Config) -> str:
     """
     import yaml
 
-    return yaml.safe_dump(_plain(setting), sort_keys=False, allow_unicode=True)
+    plain = _plain(setting)
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # A line break that PyYAML writes as it is and reads as a space.
+        text = yaml.safe_dump(plain, sort_keys=False)
+    return text
 
 
 def read(cls: type[T], text: str, source: str) -> T:
