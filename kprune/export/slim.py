@@ -65,7 +65,8 @@ def slim(data: bytes) -> bytes:
                 tensor.quantization = once(tensor.quantization)
         for operator in graph.operators or ():
             operator.builtinOptions = once(operator.builtinOptions)
-    _merge_buffers(model, schema)
+    with tflite.refusing_damage():  # Metadata may name a buffer that is missing.
+        _merge_buffers(model, schema)
     smaller = append(pack(model), files)
     return smaller if len(smaller) < len(data) else data
 
