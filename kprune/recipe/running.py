@@ -308,9 +308,7 @@ class Running:
     def _dense(self, item: "Export") -> Path:
         return self._kept(f"dense_{item.name}.tflite")
 
-    def _rows(
-        self, number: int, stage: Stage, path: Path, say: Any
-    ) -> list[StageRow]:
+    def _rows(self, number: int, stage: Stage, path: Path, say: Any) -> list[StageRow]:
         model, rows = self._loaded(path), []
         for item in self._recipe.export:
             file = path.with_name(f"{path.stem}_{item.name}.tflite")
