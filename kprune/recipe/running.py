@@ -121,10 +121,9 @@ class Running:
         for number, stage in enumerate(stages, 1):
             name = snake(type(stage).__name__)
             made = self._kept(f"{number}_{name}.keras")
-            called = f"Stage {number} of {len(stages)}, {name}"
             with _named(number, stage):
                 if not made.exists():
-                    say(f"{called}: training")
+                    say(f"Stage {number} of {len(stages)}, {name}: training")
                     keeper = EpochKeeper(made, self._recipe.seed + number)
                     trained, fit = self._trained(number, path, teacher, keeper, verbose)
                     write(fit, made)
@@ -134,10 +133,9 @@ class Running:
                 path = made
                 if isinstance(stage, Train):
                     teacher = made
-                say(f"{called}: measuring")
                 if number == 1:
-                    rows += self._dense_rows(teacher)
-                rows += self._rows(number, stage, made)
+                    rows += self._dense_rows(teacher, say)
+                rows += self._rows(number, stage, made, say)
         model = self._loaded(path)
         report = RecipeReport(tuple(rows), tuple(fits))
         write_together(
@@ -299,18 +297,18 @@ class Running:
         self._compile(model)
         return model
 
-    def _dense_rows(self, path: Path) -> list[StageRow]:
+    def _dense_rows(self, path: Path, say: Any) -> list[StageRow]:
         """Returns what the dense float32 files are, one per target."""
         model = self._loaded(path)
         return [
-            self._row("dense", model, self._dense(item), item, dense=True)
+            self._row("dense", model, self._dense(item), item, say, dense=True)
             for item in self._recipe.export
         ]
 
     def _dense(self, item: "Export") -> Path:
         return self._kept(f"dense_{item.name}.tflite")
 
-    def _rows(self, number: int, stage: Stage, path: Path) -> list[StageRow]:
+    def _rows(self, number: int, stage: Stage, path: Path, say: Any) -> list[StageRow]:
         model, rows = self._loaded(path), []
         for item in self._recipe.export:
             file = path.with_name(f"{path.stem}_{item.name}.tflite")
@@ -318,7 +316,7 @@ class Running:
             if last:
                 file = self._folder / f"{item.name}.tflite"
             name = snake(type(stage).__name__)
-            rows.append(self._row(name, model, file, item, last=last))
+            rows.append(self._row(name, model, file, item, say, last=last))
         return rows
 
     def _row(
@@ -327,6 +325,7 @@ class Running:
         model: keras.Model,
         file: Path,
         item: "Export",
+        say: Any,
         dense: bool = False,
         last: bool = False,
     ) -> StageRow:
@@ -334,6 +333,7 @@ class Running:
         note = self._kept(f"{file.stem}.json")
         if (noted := _noted(note, file)) is not None:
             return noted
+        say(f"Measuring {file.relative_to(self._folder)}")
         if dense:
             report = self._dense_file(model, file, item)
         else:

@@ -82,6 +82,7 @@ class SweepReport:
         """Draws a metric against each cost that was measured, a point for each trial.
 
         The metric is the first objective that is one, or else the first that there is.
+        Points of the Pareto front have their trials' numbers.
 
         Args:
             path: The file to write, `.png` or `.svg`, whole or not at all.
@@ -149,15 +150,21 @@ class SweepReport:
                 s=28,
                 zorder=3,
             )
-            for trial, point in zip(known, points, strict=True):
-                axes.annotate(
-                    str(trial.number),
-                    point,
-                    xytext=(4, 3),
-                    textcoords="offset points",
-                    color=colour,
-                    fontsize=7,
-                )
+        # The last are those of the front, whose neighbours are before and after them:
+        # their numbers go above it and below it in turn.
+        numbered = sorted(zip(points, (t.number for t in known), strict=True))
+        for place, (point, number) in enumerate(numbered):
+            below = place % 2
+            axes.annotate(
+                str(number),
+                point,
+                xytext=(3, -3) if below else (-3, 3),
+                textcoords="offset points",
+                ha="left" if below else "right",
+                va="top" if below else "bottom",
+                color=colour,
+                fontsize=7,
+            )
         axes.set_xlabel(COSTS[cost])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
