@@ -14,6 +14,7 @@ from pictures import texts
 
 import kprune
 from kprune.recipe import Prune, Recipe
+from kprune.sweep.report import _labels
 
 optuna = pytest.importorskip("optuna")
 MODULE = sys.modules["kprune.sweep"]  # `kprune.sweep` is its function.
@@ -274,3 +275,12 @@ def test_a_recipe_is_run_and_measured_in_its_own_process(tmp_path, monkeypatch):
     rows = json.loads((file.parent / "report.json").read_text())["rows"]
     assert rows[-1]["metrics"]["accuracy"] == trial.measures["accuracy"]
     assert trial.measures["arena_bytes"] == rows[-1]["arena"] > 0
+
+
+def test_close_points_share_a_label_at_the_left_and_upper_one():
+    points = [(100.0, 0.5), (1.0, 0.1), (102.0, 0.51)]
+    assert _labels(points, ["0", "1", "2"]) == [
+        ((1.0, 0.1), "1"),
+        ((100.0, 0.51), "0, 2"),
+    ]
+    assert _labels([(3, 1)], ["7"]) == [((3, 1), "7")] and _labels([], []) == []

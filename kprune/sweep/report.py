@@ -6,6 +6,7 @@ This module changes when another fact of a trial is to be told or drawn.
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ COSTS = {
     "milliseconds": "CPU milliseconds per run",
 }
 """What a file costs by name, and what that is."""
+
+# Of the axes: points that are closer share a label.
+_NEAR = 0.07
 
 State = Literal["complete", "failed", "pruned", "again"]
 
@@ -150,21 +154,19 @@ class SweepReport:
                 s=28,
                 zorder=3,
             )
-        # The last are those of the front, whose neighbours are before and after them:
-        # their numbers go above it and below it in turn.
-        numbered = sorted(zip(points, (t.number for t in known), strict=True))
-        for place, (point, number) in enumerate(numbered):
-            below = place % 2
+        # The last are those of the front, above and left of which nothing can be.
+        for place, numbers in _labels(points, [str(t.number) for t in known]):
             axes.annotate(
-                str(number),
-                point,
-                xytext=(3, -3) if below else (-3, 3),
+                numbers,
+                place,
+                xytext=(-3, 2),
                 textcoords="offset points",
-                ha="left" if below else "right",
-                va="top" if below else "bottom",
+                ha="right",
+                va="bottom",
                 color=colour,
                 fontsize=7,
             )
+        axes.margins(x=0.12)
         axes.set_xlabel(COSTS[cost])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
@@ -199,6 +201,28 @@ class SweepReport:
         for trial in others:
             lines.append(f"trial {trial.number}, {trial.state}: {trial.reason}")
         return "\n".join(lines)
+
+
+def _labels(
+    points: Sequence[tuple[Any, Any]], names: Sequence[str]
+) -> list[tuple[tuple[Any, Any], str]]:
+    """Returns where to write the names of points, those of close ones together."""
+    ordered = sorted(zip(points, names, strict=True))
+    spans = [max(axis) - min(axis) or 1.0 for axis in zip(*points, strict=True)]
+    labels: list[tuple[tuple[Any, Any], str]] = []
+    last = None
+    for point, name in ordered:
+        near = last is not None and all(
+            abs(one - other) < _NEAR * span
+            for one, other, span in zip(point, last, spans, strict=True)
+        )
+        if near:
+            (x, y), names_there = labels[-1]
+            labels[-1] = (x, max(y, point[1])), f"{names_there}, {name}"
+        else:
+            labels.append((point, name))
+        last = point
+    return labels
 
 
 def _shown(value: Any) -> str:

@@ -128,3 +128,14 @@ def test_other_metadata_stays():
 def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match="Not a TFLite model"):
         slim(b"nothing like it")
+
+
+def test_metadata_of_a_buffer_that_is_not_there_is_refused():
+    model = schema.ModelT.InitFromPackedBuf(nets.converted(nets.cnn(), "none"), 0)
+    item = schema.MetadataT()
+    item.name, item.buffer = b"TFLITE_METADATA", len(model.buffers)
+    model.metadata = [item]
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    with pytest.raises(ValueError, match="damaged"):
+        slim(bytes(builder.Output()))
