@@ -637,7 +637,7 @@ def test_only_pointwise_convolutions_are_pruned_for_xnnpack():
 def test_a_layer_that_is_used_twice_is_one_for_xnnpack_too():
     shared = L.Conv2D(8, 1)
     model = mobile(
-        middle=lambda x: shared(L.ReLU()(shared(x))) * 2 + 1 - x, pointwise=0
+        middle=lambda x: shared(L.ReLU()(shared(x))) * 2 + 1 - 3, pointwise=0
     )
     pruned = sparsity.prune_low_magnitude(model, pruning_policy=XNNPACK)
     assert len(case.wrappers(pruned)) == 1

@@ -11,6 +11,13 @@ def same_random_numbers():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def names_begin_anew():
+    """After each file: names of layers count on over the tests in it."""
+    yield
+    keras.backend.clear_session()
+
+
 @pytest.fixture(scope="session")
 def cnn_files():
     """The same small network as float32, float16, and int8 with integer inputs."""
