@@ -4,11 +4,10 @@ This module changes when another fact of a stage is to be told.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from kprune.report import FileSize, FitRecord, Latency
-from kprune.report.text import floats, table, without_infinities
+from kprune.report.text import as_json, floats, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ class RecipeReport:
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # A loss that diverged is no JSON.
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RecipeReport":

@@ -4,7 +4,6 @@ This module changes when timing reports something new or shows it differently.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from kprune.report.measured import (
@@ -15,7 +14,7 @@ from kprune.report.measured import (
     Timing,
     difference_lines,
 )
-from kprune.report.text import described, table, without_infinities
+from kprune.report.text import as_json, described, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         blocks = [

@@ -4,7 +4,6 @@ This module changes when exports report something new or show it differently.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from kprune.report.measured import (
@@ -17,7 +16,7 @@ from kprune.report.measured import (
     difference_lines,
 )
 from kprune.report.pruning import WeightRecord, share_of_zeros
-from kprune.report.text import described, fraction, table, times, without_infinities
+from kprune.report.text import as_json, described, fraction, table, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Report:
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # Infinity is no JSON; a relative difference to an output of zeros is infinite.
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         blocks = [

@@ -4,12 +4,11 @@ This module changes when pruning reports something new or shows it differently.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kprune.report.text import floats, table, without_infinities
+from kprune.report.text import as_json, floats, table
 
 
 class Zeros:
@@ -198,7 +197,7 @@ class PruningReport:
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # A loss that diverged is no JSON.
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         rows = [

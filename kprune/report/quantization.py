@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from kprune.report.text import table, without_infinities
+from kprune.report.text import as_json, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ class SensitivityReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         rows = [

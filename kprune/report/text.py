@@ -3,6 +3,7 @@
 This module changes when text or JSON of all reports is to look different.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,11 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
 def floats(values: Mapping[str, Any]) -> dict[str, float]:
     """Returns numbers by name, those by their names too that JSON lacks."""
     return {name: float(value) for name, value in values.items()}
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """Returns a report's plain values as JSON text."""
+    return json.dumps(without_infinities(values), indent=2)
 
 
 def without_infinities(value: Any) -> Any:

@@ -5,7 +5,6 @@ This module changes when another fact of such a trial is to be told.
 
 import dataclasses
 import glob
-import json
 import math
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from kprune.charts import COLOURS, FAINT, write_chart
 from kprune.report import SkippedWeight
-from kprune.report.text import table, without_infinities
+from kprune.report.text import as_json, table
 
 _SIZE = (8.0, 4.4)  # Inches.
 
@@ -152,7 +151,7 @@ class PruningSensitivityReport:
         values = self.to_dict()
         if lost is not None:
             values["allocation"] = self.allocation(lost)
-        return json.dumps(without_infinities(values), indent=2)
+        return as_json(values)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draws the metric over the sparsity, a line for each weight.

@@ -4,14 +4,13 @@ This module changes when another fact of a trial is to be told or drawn.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from kprune.charts import COLOURS, write_chart
-from kprune.report.text import table, without_infinities
+from kprune.report.text import as_json, table
 
 COSTS = {
     "bytes": "bytes of the file",
@@ -80,7 +79,7 @@ class SweepReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(without_infinities(self.to_dict()), indent=2)
+        return as_json(self.to_dict())
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draws a metric against each cost that was measured, a point for each trial.
