@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,7 +28,8 @@ REFUSED = 1
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes; wrong usage is 2, as Typer has it."""
 
-# The demo's tables need it. On a narrower terminal lines wrap, and nothing is cut.
+# The tables of help and demo need it. On a narrower terminal lines wrap, and nothing is
+# cut.
 _LEAST_WIDTH = 80
 
 app = typer.Typer(
@@ -62,6 +64,8 @@ class _Terminated(KeyboardInterrupt):
 def main() -> None:
     """Runs the command that the process's arguments name."""
     signal.signal(signal.SIGTERM, _terminate)
+    if shutil.get_terminal_size().columns < _LEAST_WIDTH:
+        os.environ.setdefault("TERMINAL_WIDTH", str(_LEAST_WIDTH))  # Typer's, for help.
     app()
 
 

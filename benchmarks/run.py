@@ -44,8 +44,10 @@ ENVIRONMENTS = {
     # The extra is theirs, and ends before the TensorFlow that kprune needs.
     "pquant": ("pquant-ml[tensorflow]==0.1.0",),
 }
-# Programs and modules that some benchmarks need, and what brings them.
+CPUINFO = Path("/proc/cpuinfo")
+# Programs, modules and flags of the CPU that some benchmarks need, and what brings them.
 NEEDS = {
+    "cpuid_fault": "an Intel CPU whose CPUID can be made to fault, in Linux",
     "gcc": "a C compiler",
     "mnist1d": 'pip install -e ".[bench]"',
     "tflite_micro": 'pip install -e ".[micro]"',
@@ -126,7 +128,7 @@ BENCHMARKS = tuple(
         ("export", "quantization", "quantization", 3),
         ("export", "combined", "combined", 45, "", OURS, TFLM),
         ("device", "structured_gains", "structured_gains", 2, "", OURS, TFLM),
-        ("device", "xnnpack", "xnnpack", 5, "", OURS, ("gcc",)),
+        ("device", "xnnpack", "xnnpack", 5, "", OURS, ("gcc", "cpuid_fault")),
         ("device", "npu", "npu", 1, "", OURS, ("ethosu",)),
         ("recipe", "recipe", "recipe", 60, CNN, OURS, TFLM),
         ("recipe", "recipe", "recipe", 60, RESNET, OURS, TFLM),
@@ -180,11 +182,15 @@ def python_of(environment: str) -> str:
 def missing(benchmark: Benchmark) -> str:
     """Returns what the machine or kprune's environment lacks for it; "" if nothing."""
     lacking = [
-        f"{need} ({NEEDS[need]})"
-        for need in benchmark.needs
-        if not shutil.which(need) and importlib.util.find_spec(need) is None
+        f"{need} ({NEEDS[need]})" for need in benchmark.needs if not _is_here(need)
     ]
     return f"needs {', '.join(lacking)}" if lacking else ""
+
+
+def _is_here(need: str) -> bool:
+    if shutil.which(need) or importlib.util.find_spec(need):
+        return True
+    return CPUINFO.exists() and need in CPUINFO.read_text().split()
 
 
 def finished(path: Path) -> bool:

@@ -220,6 +220,16 @@ def test_the_runner_lists_what_it_would_run(capsys: pytest.CaptureFixture) -> No
     assert "Received speed, expected suites or results" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", ["flags : fpu cpuid_fault sse", "flags : fpu", None])
+def test_flags_of_the_processor_are_looked_up(monkeypatch, tmp_path, flags):
+    benchmark = run.Benchmark("device", "one", "one", 1, needs=("cpuid_fault",))
+    monkeypatch.setattr(run, "CPUINFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        run.CPUINFO.write_text(f"{flags}\n")
+    lacking = run.missing(benchmark)
+    assert lacking == "" if flags and "fault" in flags else "CPUID" in lacking
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Three benchmarks whose processes only write their file; the second one fails."""

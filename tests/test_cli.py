@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -10,6 +12,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import typer.main
 from models import sequential
 from pages import Page
 from typer.testing import CliRunner
@@ -19,6 +22,7 @@ from kprune.data_file import read_inputs
 from kprune.export.targets import TARGETS
 
 SOURCE = pathlib.Path(kprune_cli.__file__)
+GROUP = typer.main.get_command(kprune_cli.app)
 
 
 def run(*arguments):
@@ -70,6 +74,25 @@ def test_help_is_fast_and_imports_no_tensorflow():
     assert done.stdout.splitlines()[-1] == "[]"
     for command in ("demo", "compare", "targets", "doctor", "bench", "--version"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", GROUP.commands)
+def test_help_is_whole_on_a_narrow_terminal(command):
+    narrow = process(command, "--help", COLUMNS="40", NO_COLOR="1").stdout
+    assert "…" not in narrow
+    for parameter in GROUP.commands[command].params:
+        assert parameter.name in narrow or parameter.opts[0] in narrow
+
+
+@pytest.mark.parametrize("command", GROUP.commands)
+def test_examples_of_the_help_are_commands(command):
+    described = GROUP.commands[command]
+    examples = re.findall(r"\[bold\]kprune (.+?)\[/bold\]", described.epilog)
+    assert examples
+    for example in examples:
+        name, *arguments = shlex.split(example)
+        assert name == command
+        described.make_context(name, arguments)  # Parses, and runs nothing.
 
 
 def test_a_process_inspects_without_tensorflows_chatter(saved):
