@@ -45,7 +45,7 @@ ENVIRONMENTS = {
     "pquant": ("pquant-ml[tensorflow]==0.1.0",),
 }
 CPUINFO = Path("/proc/cpuinfo")
-# Programs, modules and flags of the CPU that some benchmarks need, and what brings them.
+# Programs, modules and CPU flags that some benchmarks need, and what brings them.
 NEEDS = {
     "cpuid_fault": "an Intel CPU whose CPUID can be made to fault, in Linux",
     "gcc": "a C compiler",

@@ -112,7 +112,9 @@ def append(data: bytes, files: Mapping[str, bytes]) -> bytes:
     if not files:
         return data
     result = io.BytesIO(data)
-    with zipfile.ZipFile(result, "a") as archive:
+    result.seek(0, io.SEEK_END)
+    # Not "a": that goes on with an archive that a damaged model holds itself.
+    with zipfile.ZipFile(result, "w") as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name, _TIME)
             entry.create_system, entry.external_attr = _UNIX, _MODE << 16

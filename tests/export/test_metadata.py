@@ -334,3 +334,10 @@ def test_a_microcontrollers_file_holds_no_labels(tmp_path, target):
             labels=NAMES,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_within_the_model_is_not_gone_on_with(plain):
+    inner = append(plain, {"labels.txt": b"in the model\n"})
+    both = append(inner, {"labels.txt": b"behind it\n"})
+    assert appended(both) == {"labels.txt": b"behind it\n"}
+    assert both[: len(inner)] == inner

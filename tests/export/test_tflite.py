@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kprune
-from kprune.export import encoding, tflite
+from kprune.export import encoding, labels, metadata, tflite
 from kprune.export.sections import sections
 from kprune.export.slim import slim
 
@@ -110,7 +110,7 @@ def test_damaged_metadata_is_refused_by_the_name_of_the_file(cnn_files, tmp_path
         slim(bytes(data))
 
 
-KINDS = ("none", "int8", "int4", "sparse", "encoded")
+KINDS = ("none", "int8", "int4", "int16x8", "dynamic", "sparse", "encoded", "labels")
 FEW = settings(
     max_examples=60,
     deadline=None,
@@ -130,8 +130,13 @@ def kinds(cnn_files, tmp_path_factory):
     model = kprune.strip(kprune.prune(model, plan=kprune.Plan(rule)))
     settings = {"quantization": "none", "encode": True, "benchmark": False}
     kprune.export(model, path, "android", **settings)
+    wide = nets.zeroed(keras.Sequential([keras.Input((64,)), keras.layers.Dense(32)]))
+    named = labels.Labels("output", ("a", "b", "c"))
     return {
         **cnn_files,
+        "int16x8": nets.converted(nets.cnn(), "int16x8", nets.images()),
+        "dynamic": nets.converted(wide, "dynamic"),
+        "labels": metadata.with_labels(cnn_files["none"], named, "cnn", "A network."),
         "int4": nets.converted(nets.cnn(), "int4"),
         "sparse": path.read_bytes(),
         "encoded": encoding.encode(cnn_files["int8"]),
