@@ -521,7 +521,7 @@ def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
     assert resumed.report.fits == whole.report.fits
 
 
-def test_a_folder_that_lost_something_is_told_or_mended(tmp_path, data):
+def test_a_folder_that_lost_something_is_told_or_mended(tmp_path, data, monkeypatch):
     L = keras.layers
     model = models.compiled(
         keras.Sequential([L.Input((8, 8, 1)), L.Flatten(), L.Dense(3)])
@@ -547,6 +547,14 @@ def test_a_folder_that_lost_something_is_told_or_mended(tmp_path, data):
         with pytest.raises(ValueError, match=said):
             run()
         file.write_bytes(before)
+    with monkeypatch.context() as patched:
+
+        def closed(*_):
+            raise PermissionError(13, "Permission denied", "0_given.keras")
+
+        patched.setattr("zipfile.ZipFile.__init__", closed)
+        with pytest.raises(PermissionError, match="denied: '0_given.keras'"):
+            run()
     (tmp_path / "report.json").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="no whole run of a recipe: Unicode.* again"):
         kprune.overview(tmp_path)

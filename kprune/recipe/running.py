@@ -450,6 +450,8 @@ def _check_whole(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip() is not None
+    except PermissionError:
+        raise
     except Exception:  # Of as many types as there are ways to be damaged.
         damaged = True
     if damaged:
