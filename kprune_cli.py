@@ -66,6 +66,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if shutil.get_terminal_size().columns < _LEAST_WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(_LEAST_WIDTH))  # Typer's, for help.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     app()
 
 
@@ -155,7 +157,10 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A .keras or .tflite file.")],
     json: Json = False,
 ) -> None:
-    """Show the zeros in a file: per weight, in total, and what they change."""
+    """Show the zeros in a file: per weight, in total, and what they change.
+
+    Bars show how the values that are not zero lie between minus and plus the largest.
+    """
     with _refusals():
         with _loading():
             import kprune

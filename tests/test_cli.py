@@ -103,6 +103,12 @@ def test_a_process_inspects_without_tensorflows_chatter(saved):
     assert "\x1b" not in done.stdout
 
 
+def test_what_the_screen_cannot_show_is_replaced(saved):
+    done = process("inspect", saved, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "????" in done.stdout and done.stdout.isascii()
+
+
 def test_colours_come_and_go():
     coloured = process("inspect", "nothing.keras", FORCE_COLOR="1", NO_COLOR="")
     assert "\x1b[" in coloured.stderr and coloured.returncode == 1

@@ -102,6 +102,40 @@ def test_depthwise_channels_are_outputs():
     assert inspect(model).weights[0].pattern == "3 of 8 output channels"
 
 
+def test_values_are_drawn_from_the_least_to_the_largest():
+    model = keras.Sequential([L.Input((4,)), L.Dense(4, name="dense")], name="m")
+    kernel = np.zeros((4, 4), np.float32)
+    kernel[0] = [-8, 8, 8, 8]  # Bins are 1 wide, from -8 to 8.
+    kernel[1] = [0.5, 0.5, np.inf, np.nan]
+    model.layers[0].kernel.assign(kernel)
+    (weight,) = inspect(model).weights
+    assert weight.largest == 8
+    assert weight.histogram == (1, *7 * [0], 2, *6 * [0], 3)
+    row = next(line for line in str(inspect(model)).splitlines() if "kernel" in line)
+    assert "8        ▃       ▆      █  " in row
+    model.layers[0].kernel.assign(np.zeros((4, 4)))
+    (weight,) = inspect(model).weights
+    assert (weight.largest, sum(weight.histogram)) == (0, 0)
+
+
+@pytest.mark.parametrize("quantization", ["none", "float16", "int8", "sparse"])
+def test_values_of_a_file_are_those_of_the_model(tmp_path, quantization):
+    model, path = network(), tmp_path / "m.tflite"
+    data = np.random.default_rng(0).random((8, 8, 8, 2), dtype="float32")
+    encode = quantization == "sparse"
+    quantization = "none" if encode else quantization
+    export(model, path, "android", quantization, data, benchmark=False, encode=encode)
+    files = {weight.size: weight for weight in inspect(path).weights}
+    for exact in inspect(model).weights:
+        stored = files[exact.size]
+        assert ("sparse" in stored.pattern) == encode or stored.size == 128
+        assert stored.largest == pytest.approx(exact.largest, rel=1e-2)
+        apart = np.subtract(stored.histogram, exact.histogram)
+        assert np.abs(apart).sum() <= 0.1 * exact.size
+        if quantization == "none":
+            assert not apart.any()
+
+
 def test_what_cannot_be_counted_is_said():
     model = keras.Sequential([L.Input((4, 3)), L.LSTM(5, name="loopy"), L.Dense(2)])
     found = inspect(model)

@@ -22,9 +22,10 @@ from kprune.model_file import load_model
 from kprune.prunable import candidates
 from kprune.report import FileSize
 from kprune.report.pruning import Zeros, share_of_zeros
-from kprune.report.text import table
+from kprune.report.text import bars, table
 
 _LABELS_SHOWN = 5
+_BINS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,10 @@ class WeightView(Zeros):
         dtype: Its data type.
         zeros: Number of elements that are zero (that mean zero, if quantised).
         pattern: How the zeros are arranged, in the words of `patterns.describe`.
+        largest: The largest finite magnitude; 0 if there is none.
+        histogram: How many elements that are finite and not zero lie in each of equal
+            bins from `-largest` to `largest`; of real values, if they are quantised.
+            Empty if the values are not known.
     """
 
     name: str
@@ -44,6 +49,8 @@ class WeightView(Zeros):
     dtype: str
     zeros: int
     pattern: str
+    largest: float
+    histogram: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +127,17 @@ class Inspection:
                 "x".join(map(str, weight.shape)),
                 weight.dtype,
                 f"{weight.sparsity:.4f}",
+                f"{weight.largest:.3g}" if weight.histogram else "-",
+                bars(weight.histogram),
                 weight.pattern,
             )
             for weight in self.weights
         ]
-        rows.append(("all of these", "", "", f"{self.sparsity:.4f}", ""))
-        header = ("weight", "shape", "dtype", "zeros", "pattern")
+        rows.append(("all of these", "", "", f"{self.sparsity:.4f}", "", "", ""))
+        header = (
+            *("weight", "shape", "dtype", "zeros"),
+            *("largest", "values, - to +", "pattern"),
+        )
         return "\n".join([*lines, *table(header, rows)])
 
 
@@ -191,7 +203,8 @@ def _inspect_model(model: keras.Model) -> Inspection:
         # Masks are boolean, and the state of random generators is integer.
         if "float" not in variable.dtype and "int8" not in variable.dtype:
             continue
-        zeros = variable.numpy() == 0
+        values = variable.numpy()
+        zeros = values == 0
         parameters += zeros.size
         nonzero += zeros.size - int(zeros.sum())
         if zeros.ndim < 2:
@@ -203,6 +216,7 @@ def _inspect_model(model: keras.Model) -> Inspection:
                 variable.dtype,
                 int(zeros.sum()),
                 patterns.describe(_arranged(zeros, axes.get(id(variable)))),
+                *_distribution(values),
             )
         )
     counts: dict[str, int] = {}
@@ -227,6 +241,18 @@ def _inspect_model(model: keras.Model) -> Inspection:
         uncounted=tuple(uncounted),
         operators=dict(sorted(counts.items())),
     )
+
+
+def _distribution(values: np.ndarray | None) -> tuple[float, tuple[int, ...]]:
+    """Returns a weight's `largest` and `histogram`."""
+    if values is None:
+        return 0.0, ()
+    kept = values[values != 0].astype(np.float64)
+    kept = kept[np.isfinite(kept)]
+    largest = float(np.abs(kept).max(initial=0))
+    ends = (-largest, largest) if largest else None
+    counts, _ = np.histogram(kept, _BINS, ends)
+    return largest, tuple(map(int, counts))
 
 
 def _arranged(zeros: np.ndarray, axes: Axes | None) -> np.ndarray:
@@ -312,6 +338,8 @@ def _inspect_tflite(path: Path) -> Inspection:
             pattern = patterns.describe(zeros.reshape(-1, zeros.shape[-1]).T)
         else:
             pattern = patterns.describe(zeros)
+        # All that a sparse encoding stores, which is never quantised.
+        values = tensor.values if tensor.sparse else tensor.real
         weights.append(
             WeightView(
                 tensor.name or f"tensor {tensor.index}",
@@ -319,6 +347,7 @@ def _inspect_tflite(path: Path) -> Inspection:
                 tensor.type.lower(),
                 tensor.size - kept,
                 pattern,
+                *_distribution(values),
             )
         )
     macs = count_macs(file)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_BARS = " ▁▂▃▄▅▆▇█"
+
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Returns the lines of a plain text table, columns aligned to the left."""
@@ -19,6 +21,12 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
         ).rstrip()
         for row in (header, rule, *rows)
     ]
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Returns counts as bars, one character each; a blank is none at all."""
+    top = max(counts, default=0)
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in counts)
 
 
 def floats(values: Mapping[str, Any]) -> dict[str, float]:
