@@ -64,9 +64,10 @@ def measure(network: str, sparsity: float, samples: int) -> dict[str, Any]:
     """Exports one network with and without what is measured."""
     keras.utils.set_random_seed(0)
     model = zeroed(NETWORKS[network](lambda width: width), sparsity)
-    shape = (samples, *model.input_shape[1:])
-    inputs = np.random.default_rng(0).random(shape, dtype="float32")
+    shape = model.input_shape[1:]
+    inputs = np.random.default_rng(0).random((SAMPLES, *shape), dtype="float32")
     settle(model, inputs[:100])
+    inputs = inputs[:samples]
     settings: dict[str, Any] = {
         "target": "microcontroller",
         "representative_data": inputs,
