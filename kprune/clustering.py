@@ -5,6 +5,7 @@ This module changes when values are chosen in another way.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from kprune.axes import Axes
 
 INITS = ("linear", "density")
 _MOST_ROUNDS = 1000
+_MOST_SHARED = 64  # Fewer than int8 has, on which any weight may have been rounded.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,38 @@ class Clustering:
         if not self.per_channel or axes is None:
             return rows.reshape(shape)
         return axes.restored(rows, shape)
+
+
+def sharing_of(array: np.ndarray) -> Clustering | None:
+    """Returns as what the values of a weight look clustered, if they do.
+
+    What was trained freely has hardly two elements that are equal. Elements share
+    values if there are at least two values other than zero, and four elements for each;
+    over the whole weight, or over each of its last axis, which is where channels with
+    values of their own are found in most layers.
+    """
+    if array.ndim < 2:
+        return None
+    whole = _most_shared([array.ravel()])
+    each = _most_shared(np.moveaxis(array, -1, 0))
+    if each and (not whole or each < whole):
+        return Clustering(1 + each, per_channel=True)
+    return Clustering(1 + whole) if whole else None
+
+
+def _most_shared(rows: Iterable[np.ndarray]) -> int | None:
+    """Returns how many values the row with most shares; `None` if one shares none."""
+    most = 0
+    for row in rows:
+        kept = row[row != 0]
+        # Enough to tell most weights, without sorting all of their elements.
+        if len(np.unique(kept[: 4 * _MOST_SHARED])) > _MOST_SHARED:
+            return None
+        found = len(np.unique(kept))
+        if found > _MOST_SHARED or 4 * found > len(kept):
+            return None
+        most = max(most, found)
+    return most if most > 1 else None
 
 
 def centroids(elements: np.ndarray, number: int, init: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kprune.axes import Axes
-from kprune.clustering import INITS, Clustering, centroids
+from kprune.clustering import INITS, Clustering, centroids, sharing_of
 
 
 def pruned_normal(size, seed=0):
@@ -125,3 +125,27 @@ def test_what_is_clustered_already():
 def test_bad_settings(error, said, arguments):
     with pytest.raises(error, match=said):
         Clustering(**arguments)
+
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.tile([[0, 1], [2, 0]], (8, 8)), Clustering(3)),
+        (np.tile([[0, 1], [2, 3], [3, 2], [1, 0]], (4, 1)), Clustering(4)),
+        (np.tile([[1, 3], [2, 4]], (8, 1)), Clustering(3, per_channel=True)),
+        (np.tile(np.arange(1, 65), (4, 4)), Clustering(65)),
+        (np.tile(np.arange(1, 66), (4, 4)), None),  # One too many.
+        (np.tile(np.arange(1, 17), (3, 1)), None),  # Three elements of each.
+        (RANDOM.normal(size=(64, 64)), None),
+        (RANDOM.normal(size=(64, 64)) * (RANDOM.random((64, 64)) > 0.99), None),
+        (np.ones((8, 8)), None),
+        (np.eye(8), None),
+        (np.zeros((8, 8)), None),
+        (np.tile([1.0, 2.0], 50), None),  # A vector.
+    ],
+)
+def test_shared_values_are_told_from_free_ones(array, expected):
+    assert sharing_of(array.astype(np.float32)) == expected

@@ -565,6 +565,24 @@ def test_zeros_and_shared_values_are_held_while_rounding_is_trained(data, per_ch
         np.testing.assert_array_equal(now.numpy()[was == 0], 0)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_shared_values_that_nothing_holds_are_told(data, per_channel):
+    model = compiled(chain((8, 8, 1), L.Flatten(), L.Dense(16), L.Dense(3)))
+    clustered = kprune.cluster(model, num_clusters=4, per_channel=per_channel)
+    aware = compiled(kprune.quantize_aware(clustered))
+    first, second = (w for w in aware.trainable_variables if w.name == "kernel")
+    setting = "per_channel=True, " if per_channel else ""
+    said = rf"{first.path} \(4\), .*num_clusters=4, {setting}begin_step=0"
+    with pytest.warns(kprune.PruningWarning, match=said) as caught:
+        fit(aware, data, kprune.QuantizationCallback(0))
+    assert len(caught) == 1 and second.path in str(caught[0].message)
+    aware = compiled(kprune.quantize_aware(clustered))
+    sharing = kprune.ClusteringCallback(4, per_channel=per_channel, begin_step=0)
+    fit(aware, data, kprune.QuantizationCallback(0), sharing)  # Nothing is said.
+    assert max(weight.values for weight in sharing.report.weights) <= 4
+    fit(aware, data, kprune.QuantizationCallback(0))  # Clusters stay on the model.
+
+
 @pytest.mark.slow
 def test_pruned_clustered_and_rounded_down_to_the_file(tmp_path):
     """tfmot's longest test of PCQAT, on digits: accuracy, zeros and values survive."""

@@ -7,11 +7,14 @@ from typing import Any
 
 import keras
 
+from kprune.clustering import sharing_of
 from kprune.foreign import check_trained
+from kprune.layers import values
 from kprune.moments import Moments
 from kprune.notices import Notices
 from kprune.quantization.fake_quantization import retrace, switches
 from kprune.schedules import FitFraction, Moment, check_moment
+from kprune.shared import clusters_of
 from kprune.steps import StepCounter, check_given
 
 _OWNER = "QuantizationCallback"
@@ -90,12 +93,18 @@ class QuantizationCallback(keras.callbacks.Callback):
         steps = StepCounter(_OWNER, self.model, self._given_optimizer)
         self._moments = Moments(_OWNER, self._wanted, steps, epoch, self.params)
         self._check()
+        self._sharing = [
+            (variable, sharing)
+            for variable in self.model.trainable_variables
+            if (sharing := sharing_of(values(variable))) is not None
+        ]
         self._settled = False
         self._switch("active", self._moments.is_due("begin_step"))
         self._switch("frozen", self._moments.is_due("freeze_step"))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Switches once the time has come."""
+        self._check_sharing()
         self._update()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -126,6 +135,24 @@ class QuantizationCallback(keras.callbacks.Callback):
                     f"This fit ends at step {last}, and {name} is step {step}: {what} "
                     f"in it. Train longer, or give an earlier {name}."
                 )
+
+    def _check_sharing(self) -> None:
+        """After the first step: warns if what was clustered is not any more.
+
+        By then a `ClusteringCallback` has what it holds, wherever it stands.
+        """
+        lost = [item for item in self._sharing if clusters_of(item[0]) is None]
+        self._sharing = []
+        if lost:
+            said = ", ".join(f"{v.path} ({c.num_clusters})" for v, c in lost)
+            settings = [f"num_clusters={max(c.num_clusters for _, c in lost)}"]
+            if any(clustering.per_channel for _, clustering in lost):
+                settings.append("per_channel=True")
+            self._notices.warn(
+                "Elements of these weights shared a few values, and training moves "
+                f"them apart: {said}. To keep them, add kprune.ClusteringCallback("
+                f"{', '.join(settings)}, begin_step=0) to the callbacks."
+            )
 
     def _update(self) -> None:
         if self._settled or self._moments is None:
