@@ -116,6 +116,7 @@ def test_values_are_drawn_from_the_least_to_the_largest():
     model.layers[0].kernel.assign(np.zeros((4, 4)))
     (weight,) = inspect(model).weights
     assert (weight.largest, sum(weight.histogram)) == (0, 0)
+    assert "1.0000  0                          " in str(inspect(model))
 
 
 @pytest.mark.parametrize("quantization", ["none", "float16", "int8", "sparse"])

@@ -338,8 +338,9 @@ def _inspect_tflite(path: Path) -> Inspection:
             pattern = patterns.describe(zeros.reshape(-1, zeros.shape[-1]).T)
         else:
             pattern = patterns.describe(zeros)
-        # All that a sparse encoding stores, which is never quantised.
-        values = tensor.values if tensor.sparse else tensor.real
+        # What a sparse encoding stores has no places, and so no scales along an axis.
+        stored = tensor.sparse and not tensor.scale.size
+        values = tensor.values if stored else tensor.real
         weights.append(
             WeightView(
                 tensor.name or f"tensor {tensor.index}",

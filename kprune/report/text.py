@@ -25,7 +25,7 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
 
 def bars(counts: Sequence[int]) -> str:
     """Returns counts as bars, one character each; a blank is none at all."""
-    top = max(counts, default=0)
+    top = max([1, *counts])
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in counts)
 
 
