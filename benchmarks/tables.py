@@ -64,7 +64,7 @@ def goal(result: dict[str, Any]) -> str:
     """Returns the target, and whether it is met."""
     ((kind, value),) = result["target"].items()
     verdict = "met" if result["met"] else "**missed**"
-    return f"{kind.replace('_', ' ')} {value:g}: {verdict}"
+    return f"{kind.replace('_', ' ')} {round(value, 2):g}: {verdict}"
 
 
 def suites() -> str:
