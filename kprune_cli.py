@@ -7,6 +7,7 @@ prints a screenful: commands do so when they have to, and `--help` never does.
 
 import contextlib
 import importlib.metadata
+import io
 import os
 import re
 import shutil
@@ -67,7 +68,8 @@ def main() -> None:
     if shutil.get_terminal_size().columns < _LEAST_WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(_LEAST_WIDTH))  # Typer's, for help.
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):  # `None`, if the process has none.
+            stream.reconfigure(errors="replace")
     app()
 
 

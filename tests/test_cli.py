@@ -109,6 +109,14 @@ def test_what_the_screen_cannot_show_is_replaced(saved):
     assert "????" in done.stdout and done.stdout.isascii()
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    line = f"exec {sys.executable} {SOURCE} --version {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("kprune 0.") == (closed == "2>&-")
+
+
 def test_colours_come_and_go():
     coloured = process("inspect", "nothing.keras", FORCE_COLOR="1", NO_COLOR="")
     assert "\x1b[" in coloured.stderr and coloured.returncode == 1
