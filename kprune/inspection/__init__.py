@@ -5,7 +5,6 @@ about one changes.
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from kprune.model_file import load_model
 from kprune.prunable import candidates
 from kprune.report import FileSize
 from kprune.report.pruning import Zeros, share_of_zeros
-from kprune.report.text import bars, table
+from kprune.report.text import as_json, bars, table
 
 _LABELS_SHOWN = 5
 _BINS = 16
@@ -98,7 +97,7 @@ class Inspection:
 
     def to_json(self) -> str:
         """Returns the findings as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.kind}"]

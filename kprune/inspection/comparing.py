@@ -4,7 +4,6 @@ This module changes when something else of them is to be compared.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 
 from kprune.inspection import Inspection, inspect
-from kprune.report.text import table
+from kprune.report.text import as_json, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """Returns the table as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         header = (
