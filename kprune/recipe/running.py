@@ -32,6 +32,7 @@ from kprune.foreign import received
 from kprune.page.fits import read, record, write
 from kprune.rebuild import graph_of, has_graph
 from kprune.recipe.epochs import EpochKeeper
+from kprune.recipe.order import shuffled
 from kprune.recipe.page import of_run
 from kprune.recipe.report import RecipeReport, StageRow
 from kprune.recipe.stages import Prune, QuantizeAware, Shrink, Stage, Taught, Train
@@ -255,14 +256,13 @@ class Running:
             "callbacks": [*callbacks, keeper],
             "initial_epoch": done,
         }
-        if isinstance(self._data, tuple):
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(self._data)
-            given |= {"y": y, "sample_weight": weight}
-            given["batch_size"] = self._recipe.batch_size
-        else:
-            x = self._data
-            # Keras shuffles no tf.data, and warns that it does not unless told so.
-            given["shuffle"] = isinstance(x, keras.utils.PyDataset)
+        x = self._data
+        # Keras shuffles no tf.data, and warns that it does not unless told so.
+        given["shuffle"] = isinstance(x, keras.utils.PyDataset)
+        if isinstance(x, tuple):
+            seed, size = self._recipe.seed + number, self._recipe.batch_size
+            x = shuffled(x, size, seed, range(done, stage.epochs))
+            given["steps_per_epoch"] = self._steps
         history = learner.fit(x, epochs=stage.epochs, verbose=verbose, **given).history
         return model, tell(history)
 
