@@ -58,7 +58,7 @@ def test_a_recipe_shuffles_anew_in_each_epoch(tmp_path, monkeypatch):
     fit = keras.Model.fit
 
     def watched(model, x, **kwargs):
-        orders.append([int(value) for each, _ in x for value in each])
+        orders.append([float(value) for each, _ in x for (value,) in each])
         history = fit(model, x, **kwargs)
         steps.append(int(model.optimizer.iterations))
         return history
