@@ -8,7 +8,6 @@ multiply-accumulates (MACs) those that are carried out: counted, not timed.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ from kprune.export.xnnpack import Outcome, Verdict, judge
 from kprune.foreign import received
 from kprune.granularity import Channel
 from kprune.preparation import Change, planned_changes
-from kprune.report.text import table
+from kprune.report.text import as_json, table
 from kprune.structure import plan_shrink
 
 ELEMENT, CHANNEL, TWO_OF_FOUR = "scattered zeros", "fewer channels", "2 of 4 zeros"
@@ -148,7 +147,7 @@ class Advice:
 
     def to_json(self) -> str:
         """Returns the advice as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         rows = [

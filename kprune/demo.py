@@ -7,7 +7,6 @@ This module changes when the job that newcomers are shown does. It prints nothin
 import dataclasses
 import difflib
 import importlib.util
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from kprune.page import weights
 from kprune.page.facts import FileFacts, Overview
 from kprune.page.fits import record
 from kprune.report import FileSize, FitRecord, Latency, Report
+from kprune.report.text import as_json
 from kprune.transform import strip
 from kprune_machine import machine
 
@@ -111,7 +111,7 @@ class Result:
 
     def to_json(self) -> str:
         """Returns the result as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return as_json(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

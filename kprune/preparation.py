@@ -5,7 +5,6 @@ be changed for it.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from kprune.export.precision import in_float32
 from kprune.export.targets import UNPACKED
 from kprune.export.xnnpack import Outcome, Verdict, judge
 from kprune.rebuild import Chain, Changes, graph_of, has_graph, nodes_of, plain, rebuild
-from kprune.report.text import table
+from kprune.report.text import as_json, table
 
 L = keras.layers
 
@@ -70,7 +69,7 @@ class PrepareReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         lines = [f"{self.model}, prepared for {self.target}: {self.outlook}"]

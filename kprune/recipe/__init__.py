@@ -87,7 +87,8 @@ class Recipe(Config):
         export: The files that are made after each stage: names of targets, or `Export`.
         batch_size: Of training, at least 1, where the data are arrays.
         seed: At least 0. Each stage begins with `keras.utils.set_random_seed` of it
-            plus the stage's number, and each epoch with one that follows from both.
+            plus the stage's number, and each epoch with one that follows from both, as
+            does the order in which arrays are shuffled for it.
         data: What the recipe is for, or where its data are; for the reader of the text.
 
     Raises:

@@ -59,5 +59,5 @@ def _tensor(array: Any) -> Any:
 
     found = np.asarray(array)
     if np.issubdtype(found.dtype, np.floating):
-        found = found.astype(keras.config.floatx())
+        found = found.astype(keras.config.floatx(), copy=False)
     return tf.constant(found)

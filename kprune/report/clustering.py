@@ -4,11 +4,10 @@ This module changes when clustering reports something new or shows it differentl
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from kprune.report.pruning import SkippedWeight, Zeros, share_of_zeros
-from kprune.report.text import table
+from kprune.report.text import as_json, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ClusteringReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         rows = [

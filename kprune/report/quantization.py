@@ -4,7 +4,6 @@ This module changes when quantisation reports something new or shows it differen
 """
 
 import dataclasses
-import json
 import math
 from typing import Any
 
@@ -45,7 +44,7 @@ class QuantizationReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return as_json(dataclasses.asdict(self))
 
     def __str__(self) -> str:
         rows = [
