@@ -448,6 +448,13 @@ def test_the_whole_road(tmp_path, data):
         Recipe((TRAIN, AWARE)).run(model, data, data, again)
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Recipes train, and neither try stages out before nor measure files."""
+    for name, value in (("_try_out", None), ("_rows", []), ("_dense_rows", [])):
+        monkeypatch.setattr(running.Running, name, lambda *_, value=value: value)
+
+
 class Batches(keras.utils.PyDataset):
     """Draws samples by lot."""
 
@@ -464,7 +471,9 @@ class Batches(keras.utils.PyDataset):
 
 
 @pytest.mark.parametrize("kind", [tuple, Batches])
-def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
+def test_a_stage_goes_on_from_its_last_epoch(
+    tmp_path, data, unmeasured, monkeypatch, kind
+):
     """Stopped in the second epoch of each stage, and once as an epoch is written."""
     L = keras.layers
     model = models.compiled(
@@ -487,9 +496,6 @@ def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
                 del stops[0]
                 raise KeyboardInterrupt
 
-    # What is measured is not asked here.
-    for name, value in (("_try_out", None), ("_rows", []), ("_dense_rows", [])):
-        monkeypatch.setattr(running.Running, name, lambda *_, value=value: value)
     monkeypatch.setattr(running, "EpochKeeper", Stopped)
 
     def run(folder):
@@ -521,6 +527,29 @@ def test_a_stage_goes_on_from_its_last_epoch(tmp_path, data, monkeypatch, kind):
     for one, other in pairs:
         np.testing.assert_array_equal(one, other)
     assert resumed.report.fits == whole.report.fits
+
+
+def test_a_recipe_shuffles_anew_in_each_epoch(tmp_path, unmeasured, monkeypatch):
+    """Keras would repeat one order, since a recipe sets the seed."""
+    orders, steps = [], []
+    fit = keras.Model.fit
+
+    def watched(model, x, **kwargs):
+        orders.append([float(value) for each, _ in x for (value,) in each])
+        history = fit(model, x, **kwargs)
+        steps.append(int(model.optimizer.iterations))
+        return history
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    L = keras.layers
+    model = models.compiled(keras.Sequential([L.Input((1,)), L.Dense(2)]))
+    x = np.arange(10.0)[:, None]
+    Recipe((Train(epochs=2), Prune(0.5, epochs=1)), batch_size=4).run(
+        model, (x, np.arange(10) % 2), (x, np.arange(10) % 2), tmp_path, verbose=0
+    )
+    assert steps == [6, 3]
+    assert [len(order) for order in orders] == [20, 10]
+    assert orders[0][:10] != orders[0][10:]
 
 
 def test_a_folder_that_lost_something_is_told_or_mended(tmp_path, data, monkeypatch):

@@ -1,14 +1,11 @@
 """The order in which epochs go through arrays."""
 
 import keras
-import models
 import numpy as np
 import pytest
 
-from kprune.recipe import Prune, Recipe, Train, running
 from kprune.recipe.order import shuffled
 
-L = keras.layers
 NUMBERS = np.arange(10, dtype="float64")
 
 
@@ -48,27 +45,3 @@ def test_the_parts_of_a_sample_stay_together():
         one, two = x["b"]
         np.testing.assert_array_equal(one, a)
         np.testing.assert_array_equal(two, a[:, None] * [1, 2])
-
-
-def test_a_recipe_shuffles_anew_in_each_epoch(tmp_path, monkeypatch):
-    """Keras would repeat one order, since a recipe sets the seed."""
-    for name, value in (("_try_out", None), ("_rows", []), ("_dense_rows", [])):
-        monkeypatch.setattr(running.Running, name, lambda *_, value=value: value)
-    orders, steps = [], []
-    fit = keras.Model.fit
-
-    def watched(model, x, **kwargs):
-        orders.append([float(value) for each, _ in x for (value,) in each])
-        history = fit(model, x, **kwargs)
-        steps.append(int(model.optimizer.iterations))
-        return history
-
-    monkeypatch.setattr(keras.Model, "fit", watched)
-    model = models.compiled(keras.Sequential([keras.Input((1,)), L.Dense(2)]))
-    x = np.arange(10.0)[:, None]
-    Recipe((Train(epochs=2), Prune(0.5, epochs=1)), batch_size=4).run(
-        model, (x, np.arange(10) % 2), (x, np.arange(10) % 2), tmp_path, verbose=0
-    )
-    assert steps == [6, 3]
-    assert [len(order) for order in orders] == [20, 10]
-    assert orders[0][:10] != orders[0][10:]

@@ -13,7 +13,7 @@ from typing import Any
 
 from kprune.export.files import check_path, write_together
 from kprune.report import FileSize, FitRecord, Latency
-from kprune.report.text import as_json, without_infinities
+from kprune.report.text import without_infinities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Overview:
 
     def to_json(self) -> str:
         """Returns the facts as JSON text."""
-        return as_json(self.to_dict())
+        return json.dumps(self.to_dict(), indent=2)
 
     def to_html(self) -> str:
         """Returns the page: HTML that loads nothing, with the JSON inside.

@@ -47,7 +47,7 @@ def shuffled(
         return keras.tree.map_structure(lambda part: tf.gather(part, chosen), whole)
 
     numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
-    # The autotuner of Keras's own data sets sleeps at the end of a fit, up to seconds.
+    # A data set's end waits for the autotuner's thread, which may sleep for seconds.
     options = tf.data.Options()
     options.autotune.enabled = False
     return numbers.flat_map(batches).map(taken).prefetch(2).with_options(options)

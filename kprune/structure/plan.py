@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kprune.report import Refusal
-from kprune.report.text import table
+from kprune.report.text import as_json, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ class ShrinkReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=1)
+        return as_json(self.to_dict())
 
     @property
     def proof(self) -> str:
